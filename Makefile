@@ -1,0 +1,66 @@
+# What can be made is listed by `make`, from the lines with two hashes.
+
+PYTHON = python3
+VENV = .venv
+BIN = $(VENV)/bin
+PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip --quiet --disable-pip-version-check
+# twistd finds the plugin only through a folder on sys.path, and that is what "compat" gives;
+# setuptools warns at length about it, and we know.
+EDITABLE = --config-settings editable_mode=compat --editable
+METADATA = setup.cfg pyproject.toml smtpproxy/__init__.py
+
+.PHONY: help demo test lint format venv deps clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 10
+
+demo: $(VENV)/.installed ## six mails through the proxy to two small upstreams; KEEP=1 stays up
+	@$(BIN)/smtpproxy demo $(if $(KEEP),--keep)
+
+test: $(VENV)/.installed-test deps ## everything; ARGS="-k word" for a part
+	@PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-test ## style, types, and which module may import which
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/python -m tests.support.layers
+
+format: $(VENV)/.installed-test ## puts the code into shape
+	@$(BIN)/ruff check --fix-only
+	@$(BIN)/ruff format
+
+venv: $(VENV)/.installed-test ## the environment, in .venv
+
+deps: $(VENV)/.installed ## programs for the integration tests, on Debian as root
+	@PYTHON=$(BIN)/python tests/install-parts
+
+clean: ## takes away all that was made here
+	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache \
+	    .ruff_cache _trial_temp* tests.* twisted/plugins/dropin.cache
+	find smtpproxy tests twisted -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.installed: $(METADATA) | $(BIN)/pip
+	@echo 'Installing smtpproxy into $(VENV)'
+	@$(PIP) install $(EDITABLE) .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@echo 'Installing what the tests need into $(VENV)'
+	@$(PIP) install $(EDITABLE) '.[test,dev]'
+	@touch $@
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo '$(PYTHON) is older than 3.11: name a newer one, make PYTHON=python3.12'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(INSTALL_VENV)
+	@$(PYTHON) -m venv $(VENV)
+
+INSTALL_VENV = \
+    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+        echo 'Installing python3-venv'; \
+        said=$$(apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+            apt-get -qq install -y python3-venv 2>&1 </dev/null) || { echo "$$said"; exit 1; }; \
+    else \
+        echo 'python3-venv is missing. Type as root: apt-get install python3-venv'; exit 1; \
+    fi

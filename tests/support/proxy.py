@@ -1,0 +1,71 @@
+"""smtpproxy itself, as a child process: `twistd -n smtpproxy --config FILE`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.support.certificates import Certificate
+from tests.support.ports import free_port
+from tests.support.processes import DidNotHappen, Process, greeting
+
+TWISTD = Path(sys.executable).with_name("twistd")
+DOMAIN = "mx.example.net"
+
+
+def toml(value: Any) -> str:
+    """A value as TOML text on one line; a mapping becomes an inline table."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, str | Path):
+        return json.dumps(str(value))
+    if isinstance(value, Sequence):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return json.dumps(value)
+
+
+def row(pattern: str, server: str, verify: bool = False) -> str:
+    """One row of a CSV mapping."""
+    return f"{pattern};{server};{json.dumps(verify)}"
+
+
+class Proxy(Process):
+    """A running smtpproxy that listens on one free port.
+
+    `rows` are those of its CSV mapping. `settings` are laid over a configuration that asks no
+    DNS, with the names of smtpproxy.toml: `Proxy(folder, rows, limits={"max_errors": 3})`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        rows: Sequence[str],
+        certificate: Certificate | None = None,
+        **settings: Any,
+    ) -> None:
+        self.port = free_port()
+        listener: dict[str, Any] = {"listen": f"127.0.0.1:{self.port}"}
+        if certificate is not None:
+            listener |= {"tls_cert": certificate.chain, "tls_key": certificate.key}
+        (folder / "mapping.csv").write_text("\n".join(["pattern;server;tls_verify", *rows, ""]))
+        configuration: dict[str, Any] = {
+            "domain": DOMAIN,
+            "recipient_delimiter": "+",
+            "listeners": [listener],
+            "mappings": [{"type": "csv", "file": "mapping.csv"}],
+            "dns": {"reverse": False},
+            **settings,
+        }
+        file = folder / "smtpproxy.toml"
+        file.write_text("".join(f"{key} = {toml(item)}\n" for key, item in configuration.items()))
+        super().__init__(
+            [TWISTD, "-n", "--pidfile=", "smtpproxy", "--config", file], folder / "proxy.log"
+        )
+        try:
+            self.wait_for(lambda: greeting(self.port).startswith(b"220"), "the proxy's greeting")
+        except DidNotHappen:
+            self.stop()
+            raise

@@ -1,0 +1,5 @@
+from twisted.application.service import ServiceMaker
+
+smtpproxy = ServiceMaker(
+    "smtpproxy", "smtpproxy.service", "A transparent, recipient-routed MX proxy", "smtpproxy"
+)
