@@ -1,0 +1,134 @@
+"""Replies: the server's three-digit answers, and the reader that finds them in bytes.
+
+Source: RFC 5321 section 4.2 (form, multiline), RFC 2034 and RFC 3463
+(enhanced status codes).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from smtpproxy.smtp.errors import ProtocolError
+
+MAX_REPLY_LINE = 4096  # octets with the line end; RFC 5321 4.5.3.1.5 says 512, servers exceed it
+MAX_REPLY = 64 * 1024  # octets of all lines of one reply
+MAX_REPLY_LINES = 256
+
+_ENHANCED = re.compile(rb"([245]\.\d{1,3}\.\d{1,3})(?: |$)")
+_LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply: its code and the text of each line, without code and line end.
+
+    The text is bytes, since an upstream's reply reaches the client as it came; it holds
+    no line end (see `clean`).
+    """
+
+    code: int
+    lines: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, code: int, enhanced: str, *texts: str) -> Reply:
+        """A reply of our own; `enhanced` ("5.7.1", or "" for none) begins each line."""
+        prefix = f"{enhanced} " if enhanced else ""
+        return cls(code, tuple(clean(f"{prefix}{text}".encode()) for text in texts))
+
+    @property
+    def positive(self) -> bool:
+        """2xx or 3xx: the command was taken."""
+        return self.code < 400
+
+    @property
+    def success(self) -> bool:
+        """2xx: the command was carried out."""
+        return 200 <= self.code < 300
+
+    @property
+    def permanent(self) -> bool:
+        """5xx: to be tried again only after a change."""
+        return self.code >= 500
+
+    @property
+    def enhanced(self) -> str:
+        """The enhanced status code of the first line, "" where there is none (RFC 2034)."""
+        match = _ENHANCED.match(self.lines[0])
+        return match[1].decode() if match else ""
+
+    def encode(self) -> bytes:
+        """The reply on the wire, every line ended by CRLF."""
+        *front, last = self.lines
+        head = b"".join(b"%d-%b\r\n" % (self.code, line) for line in front)
+        return head + b"%d %b\r\n" % (self.code, last)
+
+    def __str__(self) -> str:
+        """Code and text on one line, for people: not for the wire."""
+        text = b" ".join(self.lines).decode("utf-8", "backslashreplace")
+        return f"{self.code} {text}".rstrip()
+
+
+def clean(text: bytes) -> bytes:
+    """`text` with each control character but TAB made a question mark."""
+    return _CONTROL.sub(b"?", text)
+
+
+class ReplyReader:
+    """Finds replies in the bytes a server sends.
+
+    Lines end in LF, with or without a CR before it.  Where the lines of a reply
+    disagree about the code, the last one counts (RFC 5321 4.2.1).
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._searched = 0
+        self._lines: list[bytes] = []
+        self._octets = 0  # in the lines of the reply so far
+
+    def feed(self, data: bytes) -> None:
+        self._buffer += data
+
+    @property
+    def empty(self) -> bool:
+        """Nothing was received that is not part of a reply already given."""
+        return not self._buffer and not self._lines
+
+    def clear(self) -> bool:
+        """Throw away what is unread; tell whether there was anything (RFC 3207 section 4.2)."""
+        unread = not self.empty
+        self._buffer.clear()
+        self._lines.clear()
+        self._searched = 0
+        self._octets = 0
+        return unread
+
+    def next_reply(self) -> Reply | None:
+        """The next reply, or None when more bytes are needed.
+
+        Raises `ProtocolError` where the bytes are no reply, or one without an end.
+        """
+        while True:
+            end = self._buffer.find(b"\n", self._searched)
+            if end < 0:
+                self._searched = len(self._buffer)
+                if self._searched >= MAX_REPLY_LINE:
+                    raise ProtocolError("a reply line that is too long")
+                return None
+            line = bytes(self._buffer[:end]).removesuffix(b"\r")
+            del self._buffer[: end + 1]
+            self._searched = 0
+            match = _LINE.fullmatch(line)
+            if match is None or end >= MAX_REPLY_LINE:
+                raise ProtocolError(f"not an SMTP reply: {line[:80]!r}")
+            self._octets += end + 1
+            self._lines.append(clean(match[3] or b""))
+            if self._octets > MAX_REPLY or len(self._lines) > MAX_REPLY_LINES:
+                raise ProtocolError("a reply that is too long")
+            if match[2] != b"-":
+                reply = Reply(int(match[1]), tuple(self._lines))
+                self._lines.clear()
+                self._octets = 0
+                return reply

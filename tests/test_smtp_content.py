@@ -1,0 +1,226 @@
+"""Promise: the end of data is CRLF . CRLF and nothing else; what is relayed is what was sent."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtpproxy.smtp.content import ChunkSkipper, DataReader
+from tests.support.messages import OURS
+from tests.support.wire import (
+    byte_by_byte,
+    chunkings,
+    cut,
+    every_way,
+    held,
+    mixtures,
+    relayed,
+    stuffed,
+    unstuffed,
+    whole,
+)
+
+END = b".\r\n"
+TAIL = b"QUIT\r\n.\r\nRSET\r\n"
+
+
+@dataclass(frozen=True)
+class Read:
+    """What is known of a message once its end was met."""
+
+    content: bytes
+    rest: bytes | None
+    size: int
+    bare: bool
+    ascii: bool
+
+
+def read(chunks: list[bytes]) -> Read:
+    content, rest, reader = relayed(chunks)
+    return Read(content, rest, reader.size, reader.bare, reader.ascii)
+
+
+def reference(data: bytes) -> Read | None:
+    """The same, from the whole message at once and line by line; None where it has no end."""
+    before, end, rest = (b"\r\n" + data).partition(b"\r\n.\r\n")
+    if not end:
+        return None
+    bare = any(octet in b"\r\n" for octet in before.replace(b"\r\n", b""))
+    lines = before.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")[1:]
+    content = b"".join((b".." if line == b"." else line) + b"\r\n" for line in lines)
+    return Read(content, rest, len(unstuffed(content)), bare, before.isascii())
+
+
+# What the client sends behind the 354, and what the upstream gets before the final dot.
+MESSAGES = {
+    "empty": (b".\r\n", b""),
+    "one line": (b"a\r\n.\r\n", b"a\r\n"),
+    "one empty line": (b"\r\n.\r\n", b"\r\n"),
+    "empty lines": (b"\r\n\r\n\r\n.\r\n", b"\r\n\r\n\r\n"),
+    "a stuffed dot": (b"..\r\n.\r\n", b"..\r\n"),
+    "stuffed lines": (b"..a\r\n...\r\n.\r\n", b"..a\r\n...\r\n"),
+    "a dot too few": (b".a\r\n.\r\n", b".a\r\n"),
+    "a dot ends a line": (b"a.\r\n.\r\n", b"a.\r\n"),
+    "8-bit and NUL": (b"\x00\xff\x85\r\n.\r\n", b"\x00\xff\x85\r\n"),
+}
+
+# CVE-2023-51764 and its kin: what somebody takes for the end of data, and we do not.
+SMUGGLED = {
+    "LF . LF": (b"a\n.\nb\r\n.\r\n", b"a\r\n..\r\nb\r\n"),
+    "LF . CR LF": (b"a\n.\r\nb\r\n.\r\n", b"a\r\n..\r\nb\r\n"),
+    "LF . CR": (b"a\n.\rb\r\n.\r\n", b"a\r\n..\r\nb\r\n"),
+    "CR . CR": (b"a\r.\rb\r\n.\r\n", b"a\r\n..\r\nb\r\n"),
+    "CR . LF": (b"a\r.\nb\r\n.\r\n", b"a\r\n..\r\nb\r\n"),
+    "CR . CR LF": (b"a\r.\r\nb\r\n.\r\n", b"a\r\n..\r\nb\r\n"),
+    "CR LF . LF": (b"a\r\n.\nb\r\n.\r\n", b"a\r\n..\r\nb\r\n"),
+    "CR LF . CR": (b"a\r\n.\rb\r\n.\r\n", b"a\r\n..\r\nb\r\n"),
+    "CR LF . CR CR LF": (b"a\r\n.\r\r\nb\r\n.\r\n", b"a\r\n..\r\n\r\nb\r\n"),
+    "CR CR LF . CR LF": (b"a\r\r\n.\r\n", b"a\r\n\r\n"),
+    "LF CR . LF": (b"a\n\r.\nb\r\n.\r\n", b"a\r\n\r\n..\r\nb\r\n"),
+    "LF . LF . LF": (b"a\n.\n.\nb\r\n.\r\n", b"a\r\n..\r\n..\r\nb\r\n"),
+    "LF . CR LF . CR LF": (b"a\n.\r\n.\r\n", b"a\r\n..\r\n"),
+    "LF . CR CR LF . CR LF": (b"a\n.\r\r\n.\r\n", b"a\r\n..\r\n\r\n"),
+    "CR LF . CR . CR LF": (b"a\r\n.\r.\r\nb\r\n.\r\n", b"a\r\n..\r\n..\r\nb\r\n"),
+    "LF stuffed LF": (b"a\n..\nb\r\n.\r\n", b"a\r\n..\r\nb\r\n"),
+    ". LF at once": (b".\nb\r\n.\r\n", b"..\r\nb\r\n"),
+    ". CR at once": (b".\rb\r\n.\r\n", b"..\r\nb\r\n"),
+    ". CR CR LF at once": (b".\r\r\n.\r\n", b"..\r\n\r\n"),
+    "LF . CR LF at once": (b"\n.\r\nb\r\n.\r\n", b"\r\n..\r\nb\r\n"),
+    "bare LF": (b"a\nb\r\n.\r\n", b"a\r\nb\r\n"),
+    "bare CR": (b"a\rb\r\n.\r\n", b"a\r\nb\r\n"),
+    "bare LF before the end": (b"a\n\r\n.\r\n", b"a\r\n\r\n"),
+    "bare LF first": (b"\n.\r\n.\r\n", b"\r\n..\r\n"),
+    "bare CR first": (b"\r\r\n.\r\n", b"\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize(("sent", "content"), [*MESSAGES.values(), *SMUGGLED.values()])
+def test_content_and_its_end(sent: bytes, content: bytes) -> None:
+    expected = reference(sent)
+    assert expected is not None and expected.content == content  # the reference is right here
+    for chunks in every_way(sent):
+        assert read(chunks) == expected
+        assert expected.rest == b""
+
+
+@pytest.mark.parametrize("sent", [sent for sent, _ in [*MESSAGES.values(), *SMUGGLED.values()]])
+def test_what_follows_the_end_is_given_back_untouched(sent: bytes) -> None:
+    for chunks in every_way(sent + TAIL):
+        content, rest, _ = relayed(chunks)
+        assert (content, rest) == (relayed([sent])[0], TAIL)
+
+
+@pytest.mark.parametrize(
+    ("sent", "bare"),
+    [(sent, False) for sent, _ in MESSAGES.values()]
+    + [(sent, True) for sent, _ in SMUGGLED.values()],
+)
+def test_bare_line_ends_are_told(sent: bytes, bare: bool) -> None:
+    for chunks in every_way(sent):
+        assert relayed(chunks)[2].bare is bare
+
+
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("size", [1, 7, 4096, 65536])
+def test_real_messages_pass_unchanged(name: str, size: int) -> None:
+    message = OURS[name][-20_000:] if size < 4096 else OURS[name]
+    sent = stuffed(message) + END
+    content, rest, reader = relayed(cut(sent, range(size, len(sent), size)))
+    assert content + END == sent
+    assert unstuffed(content) == message
+    assert rest == b""
+    assert (reader.size, reader.bare, reader.ascii) == (len(message), False, message.isascii())
+
+
+def test_a_message_without_its_end_gives_all_that_is_sure() -> None:
+    """What is held back is what may yet be the end; none of it is lost when it is not."""
+    for held_back in [b"\r", b"\r\n", b"\r\n.", b"\r\n.\r"]:
+        for chunks in every_way(b"Hello" + held_back):
+            assert relayed(chunks)[:2] == (b"Hello", None)
+            assert read([*chunks, b"x\r\n.\r\n"]) == reference(b"Hello" + held_back + b"x\r\n.\r\n")
+
+
+# All that is dangerous is made of five octets.
+streams = st.one_of(
+    st.text("\r\n.ax", max_size=24).map(str.encode),
+    mixtures(
+        b"\r\n", b".", b"\r\n.\r\n", b"\r\n.", b".\r", b"\n.\n", b"\r.\r", b"..", b"\xe9", b"a"
+    ),
+)
+
+
+@given(st.data(), streams)
+def test_any_chunking_gives_what_the_reference_gives(data: st.DataObject, stream: bytes) -> None:
+    chunks = data.draw(chunkings(stream))
+    expected = reference(stream)
+    if expected is not None:
+        assert read(chunks) == expected
+    else:
+        content, rest, reader = relayed(chunks)
+        assert rest is None
+        # What was given out so far is a beginning of the message, however that goes on.
+        for more in (b"\r\n.\r\n", b".\r\n", b"\n.\r\n", b"x\r\n.\r\n"):
+            finished = reference(stream + more)
+            if finished is not None:
+                assert finished.content.startswith(content)
+        assert held(reader) <= held(DataReader()) + 4
+
+
+@given(streams, st.data())
+def test_no_server_finds_an_end_before_ours(stream: bytes, data: st.DataObject) -> None:
+    """Whatever line ends the upstream takes: it reads one message, and we said where it ends."""
+    content, _, _ = relayed(data.draw(chunkings(stream + b"\r\n.\r\n")))
+    wire = b"\r\n" + content + END
+    lenient = [match.end() for match in re.finditer(rb"(?<=[\r\n])\.(?:\r\n|\r|\n)", wire)]
+    assert lenient == [len(wire)]
+    assert wire.count(b"\r") == wire.count(b"\n") == wire.count(b"\r\n")
+    assert b"\r\n.\r\n" not in wire[:-3]
+
+
+@given(st.data(), streams)
+def test_the_message_delivered_is_the_message_sent(data: st.DataObject, stream: bytes) -> None:
+    message = stream.replace(b"\r", b"").replace(b"\n", b"\r\n") + b"\r\n"
+    content, rest, reader = relayed(data.draw(chunkings(stuffed(message) + END)))
+    assert unstuffed(content) == message
+    assert (rest, reader.size, reader.bare) == (b"", len(message), False)
+
+
+@given(st.data(), streams, streams)
+def test_the_size_so_far_is_that_of_what_was_given_out(
+    data: st.DataObject, stream: bytes, more: bytes
+) -> None:
+    reader = DataReader()
+    content = b""
+    for chunk in data.draw(chunkings(stream + b"\r\n" + more)):
+        part, rest = reader.feed(chunk)
+        content += part
+        dots = sum(line.startswith(b".") for line in content.split(b"\r\n"))
+        assert reader.size == len(content) - dots
+        if rest is not None:
+            break
+
+
+# The chunk of a BDAT that is refused.
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 12])
+@pytest.mark.parametrize("chunking", [whole, byte_by_byte])
+def test_the_octets_of_a_refused_chunk_are_counted_off(size: int, chunking) -> None:
+    data = b"RSET\r\nQUIT\r\n" + TAIL
+    skipper = ChunkSkipper(size)
+    rest = None
+    for chunk in chunking(data):
+        rest = skipper.feed(chunk) if rest is None else rest + chunk
+    assert rest == data[size:]
+
+
+def test_a_chunk_that_goes_on_is_not_kept() -> None:
+    skipper = ChunkSkipper(10**18)
+    before = held(skipper)
+    for _ in range(100):
+        assert skipper.feed(b"x" * 1000) is None
+    assert held(skipper) <= before
