@@ -1,0 +1,32 @@
+"""What is wrong with a file an administrator wrote: where, and what would be right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong.
+
+    ``place`` says where: ``smtpproxy.toml:12: listeners[0].tls_cert``, ``mapping.csv:7`` or
+    ``SMTPPROXY_LIMITS__MAX_ERRORS``. ``text`` says what is wrong and what would be right.
+    """
+
+    place: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.text}"
+
+
+class Faults(Exception):
+    """Everything that is wrong, at once; ``str()`` is one line for each fault."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__(self.faults)
+
+    def __str__(self) -> str:
+        return "\n".join(str(fault) for fault in self.faults)

@@ -1,0 +1,47 @@
+"""Pure values: who the client is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+UNAVAILABLE = "[UNAVAILABLE]"  # no such name, or none that is confirmed
+TEMPUNAVAIL = "[TEMPUNAVAIL]"  # DNS fails for now
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Both ends of a client's connection.
+
+    `address` is an IPv4 or IPv6 address in its canonical text form, or "" for a
+    client on a Unix socket; then the ports are 0.
+    """
+
+    address: str
+    port: int
+    local_address: str
+    local_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who the client is, as its upstream is told and as the log says it.
+
+    `name` is the forward-confirmed reverse DNS name, or one of the two words
+    above, which are XCLIENT's own.
+    """
+
+    peer: Peer
+    name: str = UNAVAILABLE
+    helo: str = ""
+    esmtp: bool = True
+    login: str = ""
+
+    @property
+    def protocol(self) -> str:
+        """The attribute PROTO of XCLIENT."""
+        return "ESMTP" if self.esmtp else "SMTP"
+
+    def __str__(self) -> str:
+        """`name[address]`, as Postfix writes a client in its log."""
+        name = self.name if not self.name.startswith("[") else "unknown"
+        return f"{name}[{self.peer.address or 'unix'}]"
