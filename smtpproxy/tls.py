@@ -1,0 +1,364 @@
+"""TLS: contexts, connections, and whether the peer is who it should be.
+
+On pyOpenSSL itself, so that one connection serves on a socket, in memory and under a
+Twisted transport (`ServerTls`, `ClientTls`) alike.
+
+A handshake with an upstream never fails because of its certificate: the chain is judged
+while it runs, and the verdict kept **on the connection**; `verify` adds the name and
+says in words what is wrong.  So an upstream that need not be verified still gets TLS,
+and its log line still says whether it could have been.
+"""
+
+from __future__ import annotations
+
+import re
+import socket as sockets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from OpenSSL import SSL
+from service_identity import VerificationError
+from service_identity.cryptography import (
+    verify_certificate_hostname,
+    verify_certificate_ip_address,
+)
+from twisted.internet.interfaces import (
+    IOpenSSLClientConnectionCreator,
+    IOpenSSLServerConnectionCreator,
+)
+from zope.interface import implementer
+
+from smtpproxy.events import Tls
+from smtpproxy.faults import Fault, Faults
+
+# For TLS 1.2, best first.  The plain RSA key exchange stays: a mail server that shares no
+# cipher with us sends in clear, which is worse.
+_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:DHE+AESGCM:AES:!aNULL:!eNULL:!PSK:!SRP:!DSS"
+
+_HOST_NAME = re.compile(r"(?!.{254})[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.ASCII | re.I)
+_NAMES_SHOWN = 5
+
+_Codes = SSL.X509VerificationCodes
+_REASONS = {
+    _Codes.ERR_UNABLE_TO_GET_ISSUER_CERT: "certificate's issuer is not known",
+    _Codes.ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY: "certificate's issuer is not trusted",
+    _Codes.ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE: "certificate's issuer is not trusted",
+    _Codes.ERR_CERT_SIGNATURE_FAILURE: "certificate's signature is wrong",
+    _Codes.ERR_CERT_NOT_YET_VALID: "certificate is not yet valid",
+    _Codes.ERR_CERT_HAS_EXPIRED: "certificate has expired",
+    _Codes.ERR_DEPTH_ZERO_SELF_SIGNED_CERT: "self-signed certificate",
+    _Codes.ERR_SELF_SIGNED_CERT_IN_CHAIN: "self-signed certificate in the chain is not trusted",
+    _Codes.ERR_INVALID_CA: "certificate's issuer is not an authority",
+    _Codes.ERR_INVALID_PURPOSE: "certificate is not for a server",
+    66: "certificate's key is too weak",  # X509_V_ERR_EE_KEY_TOO_SMALL, not in pyOpenSSL
+    67: "certificate's issuer has too weak a key",  # X509_V_ERR_CA_KEY_TOO_SMALL
+    68: "certificate's signature is too weak",  # X509_V_ERR_CA_MD_TOO_WEAK
+}
+
+
+class ClientConnection(SSL.Connection):
+    """A connection to an upstream, which remembers what came of its certificate's chain.
+
+    The memory is an attribute of the connection itself, as neither of the usual places
+    is safe: the context is shared by connections that run side by side, and the "app
+    data" of a connection belongs to Twisted, which overwrites it.
+    """
+
+    chain_error = 0  # the first error, by OpenSSL's number
+    chain_checked = False  # a resumed session has no chain: silence must not pass for trust
+
+
+def server_context(cert: Path, key: Path) -> SSL.Context:
+    """For a listener: TLS 1.2 and later, with the chain in `cert`, the server's own first.
+
+    Both files are PEM, and may be the same one.  Raises `Faults` with everything that is
+    wrong with them.  A certificate that has expired is served: see `certificate_warnings`.
+    """
+    faults: list[Fault] = []
+    chain: list[x509.Certificate] = []
+    secret: PrivateKeyTypes | None = None
+    try:
+        chain = _certificates(cert)
+    except Faults as found:
+        faults += found.faults
+    try:
+        secret = _private_key(key)
+    except Faults as found:
+        faults += found.faults
+    if faults or secret is None:
+        raise Faults(faults)
+    _match(cert, chain, key, secret)
+
+    context = _context(SSL.TLS_SERVER_METHOD)
+    # Resumption is by tickets alone; the cache would hold 20,000 sessions of TLS 1.2.
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_session_id(b"smtpproxy")
+    try:
+        context.use_certificate(chain[0])
+        for issuer in chain[1:]:
+            context.add_extra_chain_cert(issuer)
+        context.use_privatekey(secret)  # type: ignore[arg-type]  # TypeError for kinds not in TLS
+        context.check_privatekey()
+    except (SSL.Error, TypeError) as error:
+        raise Faults([Fault(str(cert), f"OpenSSL does not take it: {_words(error)}")]) from None
+    return context
+
+
+def certificate_warnings(cert: Path, now: datetime | None = None) -> tuple[Fault, ...]:
+    """What is wrong with the certificates in `cert` though they can be served.
+
+    Raises `Faults` where the file cannot be read.  `now` (UTC) is the present by default.
+    """
+    now = now or datetime.now(UTC)
+    warnings = []
+    for number, certificate in enumerate(_certificates(cert), 1):
+        which = "the certificate" if number == 1 else f"certificate {number} of the chain"
+        if certificate.not_valid_after_utc < now:
+            text = f"{which} has expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
+        elif certificate.not_valid_before_utc > now:
+            text = f"{which} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}"
+        else:
+            continue
+        warnings.append(Fault(str(cert), text))
+    return tuple(warnings)
+
+
+def client_context(ca: Path | None) -> SSL.Context:
+    """For connections to upstreams: TLS 1.2 and later, whether they must be verified or not.
+
+    `ca` holds the trusted authorities: a PEM file, or a directory of them as `openssl
+    rehash` leaves it; None means the system's.  Raises `Faults`.
+    """
+    context = _context(SSL.TLS_CLIENT_METHOD)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_verify(SSL.VERIFY_PEER, _record)
+    if ca is None:
+        context.set_default_verify_paths()
+        return context
+    try:
+        if ca.is_dir():
+            if not any(re.fullmatch(r"[0-9a-f]{8}\.\d+", entry.name) for entry in ca.iterdir()):
+                hint = f"holds no certificate under its hash; run: openssl rehash {ca}"
+                raise Faults([Fault(str(ca), hint)])
+            context.load_verify_locations(None, str(ca))
+        else:
+            _certificates(ca)  # for its words
+            context.load_verify_locations(str(ca))
+    except OSError as error:
+        raise Faults([Fault(str(ca), _unreadable(error))]) from None
+    except SSL.Error as error:
+        raise Faults([Fault(str(ca), f"OpenSSL does not take it: {_words(error)}")]) from None
+    return context
+
+
+def server_connection(context: SSL.Context, socket: sockets.socket | None = None) -> SSL.Connection:
+    """The server's side of a handshake to come, on `socket`, or in memory without one."""
+    connection = SSL.Connection(context, socket)
+    connection.set_accept_state()
+    return connection
+
+
+def client_connection(
+    context: SSL.Context, host: str, socket: sockets.socket | None = None
+) -> ClientConnection:
+    """The client's side, on `socket` or in memory; `context` is from `client_context`.
+
+    `host` is sent to the server if it is a name in ASCII; not so an address (RFC 6066
+    section 3), nor what cannot be a name.
+    """
+    connection = ClientConnection(context, socket)
+    name = host.removesuffix(".")  # RFC 6066 section 3: without a trailing dot
+    if not _is_address(name) and _HOST_NAME.fullmatch(name):
+        connection.set_tlsext_host_name(name.lower().encode("ascii"))
+    connection.set_connect_state()
+    return connection
+
+
+def verify(connection: SSL.Connection, host: str) -> str:
+    """Why the server of a `client_connection` is not trusted to be `host`; "" when it is.
+
+    To be asked once the handshake is done.  `host` is a name in ASCII, or an address.
+    """
+    if not isinstance(connection, ClientConnection) or not connection.chain_checked:
+        return "certificate was not checked"
+    if connection.chain_error:
+        number = connection.chain_error
+        return _REASONS.get(number, f"certificate's chain is not valid (OpenSSL error {number})")
+    try:  # whatever cannot be understood in a stranger's certificate is not verified
+        certificate = connection.get_peer_certificate(as_cryptography=True)
+        if certificate is None:
+            return "no certificate"
+        return _mismatch(certificate, host.removesuffix("."))
+    except Exception as error:
+        return f"certificate cannot be understood: {_printable(str(error))}"
+
+
+def describe(connection: SSL.Connection, verified: bool = False) -> Tls:
+    """The facts of a connection whose handshake is done.
+
+    `server_name` is what the client asked for, as it came; OpenSSL bounds its length.
+    """
+    name = connection.get_servername() or b""
+    return Tls(
+        version=connection.get_protocol_version_name(),
+        cipher=connection.get_cipher_name() or "",
+        verified=verified,
+        server_name=name.decode("ascii", "backslashreplace"),
+    )
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """For `startTLS` of a Twisted transport that a client connected to."""
+
+    context: SSL.Context
+
+    def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
+        return server_connection(self.context)
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """For `startTLS` of a Twisted transport connected to `host`.
+
+    Once the handshake is done, `verify(transport.getHandle(), host)` tells who is there.
+    """
+
+    context: SSL.Context
+    host: str
+
+    def clientConnectionForTLS(self, tlsProtocol: object) -> ClientConnection:
+        return client_connection(self.context, self.host)
+
+
+def _context(method: int) -> SSL.Context:
+    context = SSL.Context(method)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_cipher_list(_CIPHERS)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # 34 KB less for each idle connection
+    context.set_options(
+        SSL.OP_NO_COMPRESSION  # CRIME
+        | SSL.OP_NO_RENEGOTIATION  # it could bring another certificate after `verify`
+        | SSL.OP_CIPHER_SERVER_PREFERENCE
+    )
+    return context
+
+
+def _record(
+    connection: SSL.Connection, certificate: object, error: int, depth: int, ok: int
+) -> bool:
+    """OpenSSL's question about one certificate of a chain: note the answer, go on regardless.
+
+    It comes with ok = 0 for each error, and with ok = 1 for each certificate once the
+    chain is walked, the server's own (depth 0) last.  It must not raise: pyOpenSSL keeps
+    an exception with the context, where another connection would pick it up.
+    """
+    if isinstance(connection, ClientConnection):
+        if not ok:
+            connection.chain_error = connection.chain_error or error
+        if depth == 0:
+            connection.chain_checked = True
+    return True
+
+
+def _mismatch(certificate: x509.Certificate, host: str) -> str:
+    """Why `certificate` is not for `host`, or ""."""
+    try:
+        if _is_address(host):
+            verify_certificate_ip_address(certificate, host.partition("%")[0])
+        else:
+            verify_certificate_hostname(certificate, host)
+    except VerificationError:
+        names = _names(certificate)
+        shown = ", ".join(names[:_NAMES_SHOWN])
+        if len(names) > _NAMES_SHOWN:
+            shown += f" and {len(names) - _NAMES_SHOWN} more"
+        return f"name {_printable(host)} does not match: certificate is for {shown}"
+    return ""
+
+
+def _names(certificate: x509.Certificate) -> list[str]:
+    extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    names = extension.value.get_values_for_type(x509.DNSName)
+    addresses = extension.value.get_values_for_type(x509.IPAddress)
+    return [_printable(str(name)) for name in (*names, *addresses)]
+
+
+def _printable(text: str, size: int = 253) -> str:
+    """A stranger's text, of at most `size` characters, none of which can end a line."""
+    return "".join(c if " " <= c <= "~" else "?" for c in text[:size])
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _match(cert: Path, chain: list[x509.Certificate], key: Path, secret: PrivateKeyTypes) -> None:
+    """Raise `Faults` unless `secret` belongs to the first certificate."""
+    public = secret.public_key()
+    try:
+        owners = [n for n, c in enumerate(chain, 1) if c.public_key() == public]
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise Faults([Fault(str(cert), f"its key cannot be used: {error}")]) from None
+    if not owners:
+        raise Faults([Fault(str(key), f"does not belong to the certificate in {cert}")])
+    if owners[0] != 1:
+        text = f"the key in {key} belongs to certificate {owners[0]}, which must come first"
+        raise Faults([Fault(str(cert), text)])
+
+
+def _certificates(path: Path) -> list[x509.Certificate]:
+    """All certificates in a PEM file; raises `Faults`."""
+    text = _contents(path)
+    if b"-----BEGIN CERTIFICATE-----" not in text:
+        raise Faults([Fault(str(path), "holds no certificate in PEM form")])
+    try:
+        return x509.load_pem_x509_certificates(text)
+    except ValueError:
+        raise Faults([Fault(str(path), "a certificate in it is damaged")]) from None
+
+
+def _private_key(path: Path) -> PrivateKeyTypes:
+    """The first private key in a PEM file; raises `Faults`."""
+    text = _contents(path)
+    if not re.search(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----", text):
+        raise Faults([Fault(str(path), "holds no private key in PEM form")])
+    try:
+        return load_pem_private_key(text, None)
+    except TypeError:  # so it says that it wants a password
+        hint = "the private key is encrypted; it must be without a password"
+        raise Faults([Fault(str(path), hint)]) from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise Faults([Fault(str(path), "the private key is damaged")]) from None
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Faults([Fault(str(path), _unreadable(error))]) from None
+
+
+def _unreadable(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    return f"cannot be read: {error.strerror}"
+
+
+def _words(error: Exception) -> str:
+    """What OpenSSL said: its errors are lists of (library, function, reason)."""
+    if isinstance(error, SSL.Error) and error.args and isinstance(error.args[0], list):
+        return "; ".join(reason for _, _, reason in error.args[0])
+    return str(error)
