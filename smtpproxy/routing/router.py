@@ -1,0 +1,74 @@
+"""The chain of mappings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smtpproxy.routing.answers import Answer, Found, Mapping, NoRoute
+from smtpproxy.routing.keys import keys_of
+from smtpproxy.routing.servers import Upstream
+from smtpproxy.smtp.paths import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one mapping was asked, key by key up to the one that matched, and its answer."""
+
+    mapping: str
+    keys: tuple[str, ...]
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How an answer came about; `steps` are the mappings asked, in order."""
+
+    recipient: Path
+    steps: tuple[Step, ...]
+    answer: Answer
+
+
+class Router:
+    """Asks the mappings in order, each with all keys of the recipient.
+
+    The first answer other than `NoRoute` counts.  So a mapping that fails ends the
+    look-up: asking a later one could send mail to the wrong server.
+    """
+
+    def __init__(self, mappings: Sequence[Mapping], recipient_delimiter: str, domain: str) -> None:
+        self._mappings = tuple(mappings)
+        self._delimiter = recipient_delimiter
+        self._domain = domain
+
+    async def route(self, recipient: Path) -> Answer:
+        """Where the mail of `recipient` goes."""
+        return (await self.explain(recipient)).answer
+
+    async def explain(self, recipient: Path) -> Explanation:
+        """The same, with the way that led there."""
+        keys = keys_of(recipient, self._delimiter, self._domain)
+        steps: list[Step] = []
+        answer: Answer = NoRoute()
+        for mapping in self._mappings:
+            answer = await mapping.lookup(keys)
+            steps.append(Step(mapping.name, _tried(keys, answer), answer))
+            if not isinstance(answer, NoRoute):
+                break
+        return Explanation(recipient, tuple(steps), answer)
+
+    @property
+    def mappings(self) -> tuple[Mapping, ...]:
+        """The chain, in order."""
+        return self._mappings
+
+    def upstreams(self) -> tuple[Upstream, ...]:
+        """Each upstream that the mappings can list, once, in their order."""
+        known = (upstream for mapping in self._mappings for upstream in mapping.upstreams())
+        return tuple(dict.fromkeys(known))
+
+
+def _tried(keys: tuple[str, ...], answer: Answer) -> tuple[str, ...]:
+    if isinstance(answer, Found) and answer.route.key in keys:
+        return keys[: keys.index(answer.route.key) + 1]
+    return keys
