@@ -1,0 +1,44 @@
+"""The configuration: text to frozen, validated values, all faults at once with their place.
+
+`model` says which settings there are, `types` and `values` how they are read, `lines` where in
+the file they stand, `environment` how variables overrule them, `wording` what an
+administrator is told, and `loading` puts these together.
+"""
+
+from __future__ import annotations
+
+from smtpproxy.config.loading import DEFAULT_FILE, config_file, load
+from smtpproxy.config.model import (
+    Config,
+    CsvMapping,
+    Dns,
+    Limits,
+    Listener,
+    Log,
+    Setting,
+    StaticMapping,
+    Timeouts,
+    settings,
+)
+from smtpproxy.config.values import Address, parse_address
+from smtpproxy.faults import Fault, Faults
+
+__all__ = [
+    "DEFAULT_FILE",
+    "Address",
+    "Config",
+    "CsvMapping",
+    "Dns",
+    "Fault",
+    "Faults",
+    "Limits",
+    "Listener",
+    "Log",
+    "Setting",
+    "StaticMapping",
+    "Timeouts",
+    "config_file",
+    "load",
+    "parse_address",
+    "settings",
+]

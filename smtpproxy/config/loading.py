@@ -1,0 +1,96 @@
+"""A configuration file and the environment, read into a `Config`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from smtpproxy.config.environment import Origins, origin_of, overlay
+from smtpproxy.config.lines import KeyPath, dotted, line_of, locate
+from smtpproxy.config.model import Config
+from smtpproxy.config.types import Reading
+from smtpproxy.config.wording import path_of, sentence, syntax
+from smtpproxy.faults import Fault, Faults
+
+DEFAULT_FILE = Path("/etc/smtpproxy/smtpproxy.toml")
+
+
+def config_file(named: str | None, environ: Mapping[str, str]) -> Path:
+    """The file to read: the one named on the command line, else by SMTPPROXY_CONFIG, else ours."""
+    return Path(named or environ.get("SMTPPROXY_CONFIG") or DEFAULT_FILE)
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Config:
+    """The configuration in the file at `path`, with the SMTPPROXY_ variables of `environ`.
+
+    File names in it become absolute; none of these files is opened. Raises `Faults` with
+    all that is wrong in the file, by line, and in the environment.
+    """
+    data: dict[str, Any] = {}
+    lines: dict[KeyPath, int] = {}
+    broken: tuple[Fault, ...] = ()  # what keeps the file from being looked at further
+    try:
+        text = _read(path)
+        data, lines = _parse(path, text), locate(text)
+    except Faults as error:
+        broken = error.faults
+    origins, misnamed = overlay(data, environ)
+    config, wrong = _validate(data, path.absolute().parent)
+
+    of_file: list[tuple[int, Fault]] = []
+    of_environment = misnamed
+    for key, text in wrong:
+        if variable := origin_of(key, origins):
+            of_environment.append(Fault(_member(variable, key, origins), text))
+        elif not broken:
+            line = line_of(key, lines)
+            place = f"{path}:{line}" if line else str(path)
+            of_file.append((line or 0, Fault(f"{place}: {dotted(key)}", text)))
+    of_file.sort(key=lambda each: each[0])
+    faults = [*broken, *(fault for _, fault in of_file), *of_environment]
+    if config is None or faults:
+        raise Faults(faults)
+    return config
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except FileNotFoundError:
+        text = "there is no such file: name another with --config or SMTPPROXY_CONFIG"
+        raise Faults([Fault(str(path), text)]) from None
+    except OSError as error:
+        raise Faults([Fault(str(path), f"cannot be read: {error.strerror}")]) from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise Faults([Fault(f"{path}:{line}", "is not UTF-8: save the file as UTF-8")]) from None
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line, column, message = syntax(error)
+        place = f"{path}:{line}" if line else str(path)
+        where = f"in column {column}" if column else "at its end"
+        raise Faults([Fault(place, f"is not valid TOML {where}: {message}")]) from None
+
+
+def _validate(
+    data: dict[str, Any], folder: Path
+) -> tuple[Config | None, list[tuple[KeyPath, str]]]:
+    """The configuration, or what is wrong with it: path and sentence of each fault."""
+    try:
+        return Config.model_validate(data, context=Reading(folder)), []
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+        return None, [(path_of(each), sentence(each)) for each in errors]
+
+
+def _member(variable: str, key: KeyPath, origins: Origins) -> str:
+    """`variable`, and where its value has members, which one."""
+    return variable if origins.get(key) == variable else f"{variable}: {dotted(key)}"

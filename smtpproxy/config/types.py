@@ -1,0 +1,129 @@
+"""The types of settings: what pydantic is told about each.
+
+Validated with a `Reading`, texts are held to what the file's rules ask; built in
+code, without one, a duration may be a plain number of seconds too.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo
+
+from smtpproxy.config.values import (
+    Address,
+    check_file_name,
+    no_unit,
+    parse_address,
+    parse_dns_server,
+    parse_domain,
+    parse_duration,
+    parse_size,
+    parse_socket_path,
+    quoted,
+)
+from smtpproxy.routing import parse_server
+
+
+@dataclass(slots=True)
+class Reading:
+    """One reading of a configuration: pydantic's validation context.
+
+    `folder` is absolute; relative file names begin there. `taken` are the
+    addresses of the listeners read so far.
+    """
+
+    folder: Path
+    taken: list[Address] = field(default_factory=list)
+
+
+def _duration(value: object, info: ValidationInfo) -> float:
+    if isinstance(value, str):
+        return parse_duration(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError('must be a duration in quotes, such as "30s" or "5m"')
+    if info.context is not None:
+        raise ValueError(no_unit(value))
+    return float(value)
+
+
+def _size(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError('must be a size in octets, or in quotes with a unit, such as "50MiB"')
+    return parse_size(str(value))
+
+
+def _address(value: object, info: ValidationInfo) -> Address:
+    if isinstance(value, Address):
+        return value
+    if not isinstance(value, str):
+        raise ValueError('must be an address in quotes, such as "127.0.0.1:25" or ":25"')
+    address = parse_address(value)
+    if isinstance(info.context, Reading):
+        if address.path:
+            address = Address(path=parse_socket_path(str(info.context.folder / address.path)))
+        for other in info.context.taken:
+            if address.overlaps(other):
+                raise ValueError(
+                    f"{quoted(value)} is taken by the listener on {quoted(str(other))}"
+                )
+        info.context.taken.append(address)
+    return address
+
+
+def _file_name(value: str, info: ValidationInfo) -> str:
+    check_file_name(value)
+    if value and isinstance(info.context, Reading):
+        return str(info.context.folder / value)
+    return value
+
+
+def _present(value: str) -> str:
+    if not value:
+        raise ValueError("must not be empty")
+    return value
+
+
+def _some(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not value:
+        raise ValueError("at least one is needed")
+    return value
+
+
+def _server(value: str) -> str:
+    parse_server(value)
+    return value
+
+
+def _domain(value: str) -> str:
+    if value:
+        return parse_domain(value)
+    name = socket.getfqdn()
+    try:
+        return parse_domain(name)
+    except ValueError:
+        raise ValueError(f"this host has no usable name ({quoted(name)}): set domain") from None
+
+
+def _delimiters(value: str) -> str:
+    wrong = [c for c in value if not c.isascii() or c.isalnum() or c not in "!#$%&'*+-/=?^_`{|}~."]
+    if wrong:
+        raise ValueError(f"{quoted(wrong[0])} cannot delimit: use a character such as + or -")
+    return value
+
+
+Duration = Annotated[float, PlainValidator(_duration)]  # seconds
+Size = Annotated[int, PlainValidator(_size)]  # octets
+Count = Annotated[int, Field(strict=True, gt=0)]
+Flag = Annotated[bool, Field(strict=True)]
+FileName = Annotated[str, AfterValidator(_file_name)]  # absolute after a reading; "" = none
+PresentFile = Annotated[str, AfterValidator(_present), AfterValidator(_file_name)]
+Listen = Annotated[Address, PlainValidator(_address)]
+Domain = Annotated[str, AfterValidator(_domain)]  # "" = the host's
+Delimiters = Annotated[str, AfterValidator(_delimiters)]
+Server = Annotated[str, AfterValidator(_server)]  # as `parse_server` takes it
+DnsServer = Annotated[str, AfterValidator(parse_dns_server)]
+Some = AfterValidator(_some)

@@ -1,0 +1,143 @@
+"""What is wrong with a configuration, in words for the administrator."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, NamedTuple, get_args
+
+from pydantic.fields import FieldInfo
+
+from smtpproxy.config.lines import KeyPath
+from smtpproxy.config.model import Config, Table, tables_in
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+_AT = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
+_SHOWN = 60  # characters of a wrong value
+
+# What a value must be, by pydantic's name for the error.
+_KINDS = {
+    "bool_type": "true or false, without quotes",
+    "int_type": "a whole number, without quotes",
+    "string_type": "a text in quotes",
+    "tuple_type": "a list",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+}
+
+
+class Syntax(NamedTuple):
+    """Where a text stops being TOML, and why; line and column are None for its end."""
+
+    line: int | None
+    column: int | None
+    message: str
+
+
+def syntax(error: tomllib.TOMLDecodeError) -> Syntax:
+    """What `error` says, in parts: Python 3.11 gives a text only."""
+    text = str(error)
+    match = _AT.search(text)
+    message = text[: match.start()] if match else text
+    if message == "Invalid value":
+        message = "this is no value (a text needs quotes)"
+    if match is None or match["line"] is None:
+        return Syntax(None, None, message)
+    return Syntax(int(match["line"]), int(match["column"]), message)
+
+
+def path_of(error: ErrorDetails) -> KeyPath:
+    """The path of the setting that is wrong."""
+    loc = error["loc"]
+    if error["type"].startswith("union_tag"):
+        return (*loc, "type")
+    return loc[:2] + loc[3:] if _tagged(loc) else loc
+
+
+def sentence(error: ErrorDetails) -> str:
+    """What is wrong with the setting, and what would be right."""
+    kind, loc, value = error["type"], error["loc"], error["input"]
+    match kind:
+        case "value_error":
+            return str(error["ctx"]["error"])
+        case "extra_forbidden":
+            return _unknown(loc)
+        case "missing":
+            setting = _settings_at(loc[:-1]).get(str(loc[-1]))
+            return f"is missing: add {_example(setting)}"
+        case "union_tag_not_found":
+            return 'is missing: add type = "csv" or type = "static"'
+        case "union_tag_invalid":
+            return f'must be "csv" or "static", not {_shown(value.get("type"))}'
+        case "literal_error":
+            allowed = error["ctx"]["expected"].replace("'", '"')
+            return f"must be {allowed}, not {_shown(value)}"
+        case "greater_than":
+            return f"must be greater than {error['ctx']['gt']}, not {_shown(value)}"
+        case "tuple_type" if loc in (("listeners",), ("mappings",)) and isinstance(value, dict):
+            return f"can be several: write [[{loc[0]}]], with two brackets on each side"
+        case "model_type" if isinstance(value, list):
+            return f"is there only once: write [{loc[0]}], with one bracket on each side"
+        case _ if kind in _KINDS:
+            return f"must be {_KINDS[kind]}, not {_shown(value)}"
+        case _:
+            return f"cannot be {_shown(value)}"
+
+
+def _unknown(loc: KeyPath) -> str:
+    key, known = str(loc[-1]), list(_settings_at(loc[:-1]))
+    close = get_close_matches(key.lower().replace("-", "_"), known, n=1)
+    homes = _homes(key)
+    if close:
+        hint = f"did you mean {close[0]}? Known here"
+    elif len(homes) == 1 and homes[0] != loc[0]:
+        where = f"under [{homes[0]}]" if homes[0] else "at the top, before the first [table]"
+        hint = f"it belongs {where}. Known here"
+    else:
+        hint = "known"
+    return f"there is no such setting here; {hint}: {', '.join(known)}"
+
+
+def _homes(key: str) -> list[str]:
+    """The tables of the top level that have a setting called `key`, "" for the top itself."""
+    tables = [
+        name for name, setting in Config.model_fields.items() if tables_in(setting.annotation)
+    ]
+    return [name for name in ("", *tables) if key in _settings_at((name,) if name else ())]
+
+
+def _settings_at(loc: KeyPath) -> dict[str, FieldInfo]:
+    """What can stand in the table at `loc`, which is pydantic's, with the tag of a mapping."""
+    tables: tuple[type[Table], ...] = (Config,)
+    if loc:
+        tables = tables_in(Config.model_fields[str(loc[0])].annotation)
+    if _tagged(loc):
+        tables = tuple(table for table in tables if loc[2] in _tags(table))
+    return {name: field for table in tables for name, field in table.model_fields.items()}
+
+
+def _tagged(loc: KeyPath) -> bool:
+    """In pydantic's path of a mapping its type stands behind its number."""
+    return len(loc) > 2 and loc[0] == "mappings"
+
+
+def _tags(table: type[Table]) -> tuple[str, ...]:
+    return get_args(table.model_fields["type"].annotation)
+
+
+def _example(setting: FieldInfo | None) -> str:
+    return str(setting.examples[0]) if setting and setting.examples else "it"
+
+
+def _shown(value: object) -> str:
+    """`value` as in TOML, in one line, not too long."""
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return "a list"
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

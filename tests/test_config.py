@@ -1,0 +1,362 @@
+"""The configuration file: what is taken, and what is said about what is not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from smtpproxy.config import (
+    Address,
+    Config,
+    CsvMapping,
+    Faults,
+    Limits,
+    Listener,
+    StaticMapping,
+    Timeouts,
+    load,
+)
+
+SMALLEST = """\
+domain = "mx.example.net"
+recipient_delimiter = "+"
+
+[[listeners]]
+listen = "127.0.0.1:2525"          # also "[::1]:2525", ":25", "unix:/path"
+tls_cert = "cert.pem"
+tls_key = "key.pem"
+
+[[mappings]]
+type = "csv"
+file = "mapping.csv"               # relative to this file
+
+[[mappings]]
+type = "static"
+server = "127.0.0.1:2600"
+tls_verify = false
+"""
+
+NEEDED = '[[listeners]]\nlisten = ":25"\n[[mappings]]\ntype = "csv"\nfile = "mapping.csv"\n'
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder, where we are: places in faults are then short."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def read(text: str | bytes, **environ: str) -> Config:
+    path = Path("smtpproxy.toml")
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load(path, environ)
+
+
+def faults(text: str | bytes, **environ: str) -> list[str]:
+    with pytest.raises(Faults) as caught:
+        read(text, **environ)
+    return [str(fault) for fault in caught.value.faults]
+
+
+def test_the_smallest_configuration(folder):
+    config = read(SMALLEST)
+    assert config.domain == "mx.example.net"
+    assert config.recipient_delimiter == "+"
+    assert config.listeners == (
+        Listener(
+            listen=Address("127.0.0.1", 2525),
+            tls_cert=str(folder / "cert.pem"),
+            tls_key=str(folder / "key.pem"),
+        ),
+    )
+    assert config.mappings == (
+        CsvMapping(type="csv", file=str(folder / "mapping.csv")),
+        StaticMapping(type="static", server="127.0.0.1:2600", tls_verify=False),
+    )
+
+
+def test_defaults(folder):
+    config = read(NEEDED)
+    assert config.timeouts.model_dump() == {
+        "client_command": 300.0,
+        "client_data": 180.0,
+        "upstream_connect": 30.0,
+        "upstream_reply": 300.0,
+        "upstream_final": 600.0,
+        "recipient": 240.0,
+        "drain": 30.0,
+    }
+    assert config.limits.model_dump() == {
+        "max_message_bytes": 50 * 1024 * 1024,
+        "max_recipients": 1000,
+        "max_errors": 20,
+        "max_connections": 10000,
+        "max_connections_per_address": 100,
+    }
+    assert config.dns.model_dump() == {"servers": (), "timeout": 5.0, "reverse": True}
+    assert config.log.model_dump() == {"format": "text", "level": "info", "file": ""}
+    assert (config.recipient_delimiter, config.tls_ca, config.bare_newline) == ("", "", "normalize")
+    assert (config.listeners[0].tls_cert, config.listeners[0].tls_key) == ("", "")
+
+
+def test_the_domain_is_the_hosts_name_by_default(folder, monkeypatch):
+    monkeypatch.setattr("socket.getfqdn", lambda: "host.example.com")
+    assert read(NEEDED).domain == "host.example.com"
+    monkeypatch.setattr("socket.getfqdn", lambda: "build_1")
+    assert faults(NEEDED) == [
+        'smtpproxy.toml: domain: this host has no usable name ("build_1"): set domain'
+    ]
+
+
+def test_built_in_code_without_a_file():
+    config = Config(
+        domain="mx.test",
+        listeners=(Listener(listen=Address("127.0.0.1", 0)),),
+        mappings=(StaticMapping(type="static", server="127.0.0.1:2600"),),
+        timeouts=Timeouts(client_command=0.5),
+        limits=Limits(max_message_bytes=2000),
+    )
+    assert config.timeouts.client_command == 0.5
+    assert config.timeouts.client_data == 180.0
+    with pytest.raises(ValidationError):
+        config.domain = "other.test"
+
+
+def test_file_names_begin_in_the_folder_of_the_file(folder, monkeypatch):
+    (folder / "etc").mkdir()
+    (folder / "etc" / "smtpproxy.toml").write_text(
+        'tls_ca = "/srv/ca.pem"\n'
+        '[[listeners]]\nlisten = "unix:run/smtp"\ntls_cert = "../cert.pem"\ntls_key = "key.pem"\n'
+        '[[mappings]]\ntype = "csv"\nfile = "mapping.csv"\n'
+    )
+    config = load(Path("etc/smtpproxy.toml"), {"SMTPPROXY_LOG__FILE": "log"})
+    assert config.tls_ca == "/srv/ca.pem"
+    assert config.listeners[0].listen == Address(path=f"{folder}/etc/run/smtp")
+    assert config.listeners[0].tls_cert == f"{folder}/etc/../cert.pem"
+    assert config.listeners[0].tls_key == f"{folder}/etc/key.pem"
+    assert config.mappings[0] == CsvMapping(type="csv", file=f"{folder}/etc/mapping.csv")
+    assert config.log.file == f"{folder}/etc/log"
+
+
+def test_every_fault_is_reported_at_once_by_line_then_the_environment(folder):
+    text = """\
+domian = "mx.example.net"
+max_errors = 3
+[timeouts]
+client_command = 30
+recipient = "-5s"
+[limits]
+max_errors = 0
+max_conections = 5
+[[mappings]]
+type = "sql"
+[[mappings]]
+type = "static"
+server = "mail.example.com:x"
+[[listeners]]
+listen = ":25"
+tls_cert = "cert.pem"
+[[listeners]]
+listen = "127.0.0.1:25"
+"""
+    top = ", ".join(Config.model_fields)
+    limits = ", ".join(Limits.model_fields)
+    assert faults(text, SMTPPROXY_DNS__TIMEOUT="5", SMTPPROXY_LOG__FROMAT="json") == [
+        "smtpproxy.toml:1: domian: there is no such setting here; did you mean domain? "
+        f"Known here: {top}",
+        "smtpproxy.toml:2: max_errors: there is no such setting here; it belongs under [limits]. "
+        f"Known here: {top}",
+        "smtpproxy.toml:4: timeouts.client_command: 30 has no unit: "
+        'write "30s" for seconds or "30m" for minutes',
+        'smtpproxy.toml:5: timeouts.recipient: "-5s" is too short: '
+        "a duration must be longer than zero",
+        "smtpproxy.toml:7: limits.max_errors: must be greater than 0, not 0",
+        "smtpproxy.toml:8: limits.max_conections: there is no such setting here; "
+        f"did you mean max_connections? Known here: {limits}",
+        'smtpproxy.toml:10: mappings[0].type: must be "csv" or "static", not "sql"',
+        "smtpproxy.toml:13: mappings[1].server: 'x' is not a port; give a number from 1 to 65535",
+        "smtpproxy.toml:14: listeners[0].tls_key: is missing: "
+        "tls_cert needs the key that belongs to it",
+        'smtpproxy.toml:18: listeners[1].listen: "127.0.0.1:25" is taken by the listener on ":25"',
+        "SMTPPROXY_LOG__FROMAT: there is no such setting: did you mean SMTPPROXY_LOG__FORMAT?",
+        'SMTPPROXY_DNS__TIMEOUT: 5 has no unit: write "5s" for seconds or "5m" for minutes',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("domain = 3", "domain: must be a text in quotes, not 3"),
+        ('domain = "a b"', 'domain: "a b" is no domain name: write it as in "mx.example.net"'),
+        ('domain = "a\\nb"', 'domain: "a\\nb" is no domain name: write it as in "mx.example.net"'),
+        ('bare_newline = "x"', 'bare_newline: must be "normalize" or "reject", not "x"'),
+        ("limits.max_errors = true", None),
+        ("limits.max_errors = -1", "limits.max_errors: must be greater than 0, not -1"),
+        ("limits.max_message_bytes = 0", None),
+        ("limits.max_message_bytes = 1.5", None),
+        (
+            "limits.max_message_bytes = true",
+            "limits.max_message_bytes: must be a size in octets, "
+            'or in quotes with a unit, such as "50MiB"',
+        ),
+        ("limits = 3", "limits: must be a table, not 3"),
+        ("limits.max_errors = 1979-05-27", None),
+        ("[[limits]]", "limits: is there only once: write [limits], with one bracket on each side"),
+        ("timeouts.recipient = inf", None),
+        (
+            "timeouts.recipient = true",
+            'timeouts.recipient: must be a duration in quotes, such as "30s" or "5m"',
+        ),
+        ('timeouts.recipient = "8d"', 'timeouts.recipient: "8d" is too long: at most "7d"'),
+        ("dns.servers = 3", "dns.servers: must be a list, not 3"),
+        ('dns.servers = ["192.0.2.1", 5]', "dns.servers[1]: must be a text in quotes, not 5"),
+        ('dns.reverse = "no"', 'dns.reverse: must be true or false, without quotes, not "no"'),
+        ('log.level = "INFO"', None),
+        ('tls_ca = "\\u0000"', "tls_ca: a file name must not hold control characters"),
+        ('recipient_delimiter = "plus"', None),
+        ('recipient_delimiter = "@"', None),
+        ('"a.b\\n" = 1', None),
+        ("[tls]\nx = 1", None),
+    ],
+)
+def test_one_wrong_line_is_one_fault_in_one_line(folder, line, fault):
+    found = faults(NEEDED.replace("[[listeners]]", f"{line}\n[[listeners]]", 1))
+    assert len(found) == 1
+    assert "\n" not in found[0]
+    assert found[0].startswith("smtpproxy.toml:1: ")
+    if fault:
+        assert found[0] == f"smtpproxy.toml:1: {fault}"
+    for word in ("Input", "valid dictionary", "pydantic", "https:"):
+        assert word not in found[0]
+
+
+def test_a_setting_in_the_wrong_table_is_told_where_it_belongs(folder):
+    assert faults(f'{NEEDED}tls_verify = true\n[dns]\ndomain = "mx.test"\nfile = ""\n') == [
+        "smtpproxy.toml:6: mappings[0].tls_verify: there is no such setting here; "
+        "known: type, file",
+        "smtpproxy.toml:8: dns.domain: there is no such setting here; "
+        "it belongs at the top, before the first [table]. Known here: servers, timeout, reverse",
+        "smtpproxy.toml:9: dns.file: there is no such setting here; "
+        "known: servers, timeout, reverse",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tables", "fault"),
+    [
+        ("[[listeners]]\n", '2: listeners[0].listen: is missing: add listen = ":25"'),
+        ("[listeners]\n", "2: listeners: can be several: write [[listeners]], with two brackets"),
+        ("listeners = [3]\n", "2: listeners[0]: must be a table, not 3"),
+        ("listeners = []\n", "2: listeners: at least one is needed"),
+        ("", ': listeners: is missing: add [[listeners]] and listen = ":25"'),
+        ('[[listeners]]\nlisten = ":25"\ntls_key = "k"\n', "4: listeners[0].tls_key: stands alone"),
+        ("listeners = [\n{listen = 25}]\n", "2: listeners[0].listen: must be an address"),
+    ],
+)
+def test_listeners(folder, tables, fault):
+    text = f'\n{tables}[[mappings]]\ntype = "csv"\nfile = "mapping.csv"\n'
+    [found] = faults(text)
+    assert found.removeprefix("smtpproxy.toml").removeprefix(":").startswith(fault.lstrip(":"))
+
+
+@pytest.mark.parametrize(
+    ("tables", "fault"),
+    [
+        ("[[mappings]]\n", '3: mappings[0].type: is missing: add type = "csv" or type = "static"'),
+        (
+            '[[mappings]]\ntype = "csv"\n',
+            '3: mappings[0].file: is missing: add file = "mapping.csv"',
+        ),
+        ('[[mappings]]\ntype = "csv"\nfile = ""', "5: mappings[0].file: must not be empty"),
+        (
+            '[[mappings]]\ntype = "static"\n',
+            '3: mappings[0].server: is missing: add server = "mail.example.com"',
+        ),
+        (
+            '[[mappings]]\ntype = "csv"\nfile = "a"\ntls_verify = false',
+            "6: mappings[0].tls_verify: there is no such setting here; known: type, file",
+        ),
+        (
+            '[[mappings]]\ntype = "static"\nserver = "a"\nfile = "b"',
+            "6: mappings[0].file: there is no such setting here; known: type, server, tls_verify",
+        ),
+    ],
+)
+def test_mappings(folder, tables, fault):
+    assert faults(f'[[listeners]]\nlisten = ":25"\n{tables}') == [f"smtpproxy.toml:{fault}"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "clash"),
+    [
+        (":25", ":25", True),
+        (":25", "127.0.0.1:25", True),
+        ("[::1]:25", ":25", True),
+        ("0.0.0.0:25", "127.0.0.1:25", True),
+        ("[::]:25", "[0::1]:25", True),
+        ("[::1]:25", "[0:0::1]:25", True),
+        ("unix:a", "unix:a", True),
+        ("127.0.0.1:25", "127.0.0.2:25", False),
+        ("127.0.0.1:25", "127.0.0.1:26", False),
+        ("127.0.0.1:25", "[::1]:25", False),
+        ("0.0.0.0:25", "[::1]:25", False),
+        ("127.0.0.1:0", "127.0.0.1:0", False),
+        ("unix:a", "unix:b", False),
+        ("unix:a", ":25", False),
+    ],
+)
+def test_two_listeners_cannot_have_one_address(folder, first, second, clash):
+    text = NEEDED + f'[[listeners]]\nlisten = "{second}"\n'
+    text = text.replace('":25"', f'"{first}"', 1)
+    if clash:
+        [fault] = faults(text)
+        assert fault.startswith(f'smtpproxy.toml:7: listeners[1].listen: "{second}" is taken by')
+    else:
+        assert len(read(text).listeners) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (
+            "\ndomain = mx.example.net\n",
+            "smtpproxy.toml:2: is not valid TOML in column 10: "
+            "this is no value (a text needs quotes)",
+        ),
+        ('domain = "a"\ndomain = "b"\n', "smtpproxy.toml:2: is not valid TOML in column 13: "),
+        ("[[listeners]\n", "smtpproxy.toml:1: is not valid TOML in column "),
+        ("servers = [1,", "smtpproxy.toml: is not valid TOML at its end: "),
+        (b'\n\ndomain = "\xff"\n', "smtpproxy.toml:3: is not UTF-8: save the file as UTF-8"),
+    ],
+)
+def test_what_is_not_toml_is_reported_with_the_environment(folder, text, fault):
+    found = faults(text, SMTPPROXY_LIMITS__MAX_ERRORS="none", SMTPPROXY_X="1")
+    assert found[0].startswith(fault)
+    assert found[1:] == [
+        "SMTPPROXY_X: there is no such setting",
+        'SMTPPROXY_LIMITS__MAX_ERRORS: must be a whole number, without quotes, not "none"',
+    ]
+
+
+def test_a_byte_order_mark_and_crlf_do_no_harm(folder):
+    assert read(b"\xef\xbb\xbf" + SMALLEST.replace("\n", "\r\n").encode()) == read(SMALLEST)
+
+
+def test_files_that_cannot_be_read(folder):
+    with pytest.raises(Faults) as caught:
+        load(Path("missing.toml"), {"SMTPPROXY_X": "1"})
+    assert [fault.place for fault in caught.value.faults] == ["missing.toml", "SMTPPROXY_X"]
+    with pytest.raises(Faults, match="cannot be read: Is a directory"):
+        load(folder, {})
+
+
+def test_no_pydantic_settings_no_twisted():
+    code = "import sys, smtpproxy.config; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True
+    )
+    assert not {"twisted", "pydantic_settings", "asyncio"} & set(result.stdout.split())
