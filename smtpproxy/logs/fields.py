@@ -1,0 +1,176 @@
+"""What an event tells, as flat names and values: one JSON line, or a summary in text.
+
+Times are in seconds; those of phases end in `_s`.  Values are not escaped here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from smtpproxy.events import (
+    Connected,
+    Disconnected,
+    Event,
+    Refused,
+    Side,
+    Tls,
+    TlsStarted,
+    TransactionEnded,
+    UpstreamFailed,
+)
+from smtpproxy.logs.escape import bare, bracketed, clipped, quoted, reply_text
+from smtpproxy.mail import Client
+
+Value = str | int | float | list[str]
+
+SUMMARY_RECIPIENTS = 20  # named in a text summary; each has a line of its own as well
+
+NAMES: dict[type[Event], str] = {
+    Connected: "connected",
+    TlsStarted: "tls_started",
+    Refused: "refused",
+    UpstreamFailed: "upstream_failed",
+    TransactionEnded: "transaction_ended",
+    Disconnected: "disconnected",
+}
+
+
+def fields(event: Event) -> dict[str, Value]:
+    """The event's own fields, `session` first; those that would be empty are often left out."""
+    found: dict[str, Value] = {"session": event.session}
+    match event:
+        case Connected():
+            found |= _client(event.client)
+            found["local"] = endpoint(event.client.peer.local_address, event.client.peer.local_port)
+        case TlsStarted():
+            found |= _client(event.client)
+            found["client_tls"] = str(event.tls)
+            if event.tls.server_name:
+                found["server_name"] = clipped(event.tls.server_name)
+        case Refused():
+            found |= _client(event.client)
+            found["helo"] = clipped(event.client.helo)
+            found["stage"] = clipped(event.stage)
+            if event.sender is not None:
+                found["from"] = clipped(event.sender)
+            if event.recipient is not None:
+                found["to"] = [clipped(event.recipient)]
+            found["reply"] = f"{event.reply.code} {reply_text(event.reply)}"
+            found["by"] = event.by.value
+            if event.error:
+                found["error"] = clipped(event.error)
+        case UpstreamFailed():
+            found["upstream"] = relay(event.server, event.address)
+            found["error"] = clipped(event.reason)
+        case TransactionEnded():
+            found["transaction"] = event.transaction
+            found |= _client(event.client)
+            found |= transaction(event)
+        case Disconnected():
+            found |= _client(event.client)
+            found["seconds"] = round(event.seconds, 3)
+            found["commands"] = counts(event)
+            if event.after:
+                found["after"] = clipped(event.after)
+            if event.reason:
+                found["error"] = clipped(event.reason)
+    return found
+
+
+def transaction(event: TransactionEnded) -> dict[str, Value]:
+    """The summary of a transaction, but for its ids and the client."""
+    found: dict[str, Value] = {"helo": clipped(event.client.helo)}
+    if event.client.login:
+        found["login"] = clipped(event.client.login)
+    found["client_tls"] = tls(event.client_tls)
+    found["from"] = clipped(event.sender)
+    found["to"] = [clipped(address) for address in event.recipients]
+    found["nrcpt"] = len(event.recipients)
+    found["upstream"] = relay(event.server, event.address)
+    found["upstream_tls"] = tls(event.upstream_tls)
+    found["reply"] = f"{event.reply.code} {reply_text(event.reply)}"
+    found["bytes"] = event.size
+    for phase, seconds in event.phases.items():
+        found[f"{phase}_s"] = round(seconds, 3)
+    if event.by is not Side.NONE:
+        found["by"] = event.by.value
+    if event.error:
+        found["error"] = clipped(event.error)
+    if event.in_doubt:
+        found["in_doubt"] = True
+    return found
+
+
+def logfmt(found: dict[str, Value]) -> str:
+    """`found` as `key=value` words; addresses stand in angle brackets."""
+    return " ".join(f"{name}={_word(name, value)}" for name, value in found.items())
+
+
+def _word(name: str, value: Value) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return quoted(bracketed(value) if name == "from" else value)
+        case list():
+            return quoted(_addresses(value))
+        case _:
+            return str(value)
+
+
+def _addresses(addresses: Sequence[str]) -> str:
+    shown = ",".join(map(bracketed, addresses[:SUMMARY_RECIPIENTS]))
+    return shown if len(addresses) <= SUMMARY_RECIPIENTS else f"{shown},..."
+
+
+def named(client: Client) -> str:
+    """`name[address]`; a name can hold nothing that ends it."""
+    name = "unknown" if client.name.startswith("[") else bare(client.name)
+    return f"{name}[{client.peer.address or 'unix'}]"
+
+
+def relay(server: str, address: str) -> str:
+    """`host[address]:port`, as Postfix names the server it talked to."""
+    host, colon, port = server.rpartition(":")
+    if not colon or not port.isdigit() or (":" in host and not host.startswith("[")):
+        host, port = server, ""
+    where = f"{bare(host.strip('[]')) or 'none'}[{bare(address) or 'none'}]"
+    return f"{where}:{port}" if port else where
+
+
+def endpoint(address: str, port: int) -> str:
+    """`address:port`, IPv6 in brackets; "unix" for a Unix socket."""
+    if not address:
+        return "unix"
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def tls(found: Tls | None) -> str:
+    """Version, cipher, and whether the peer was verified; "none" without TLS."""
+    return str(found) if found else "none"
+
+
+# Postfix's order; a tool that wants `auth=` looks for it behind plain counts only.
+_ORDER = ("HELO", "EHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP")
+
+
+def counts(event: Disconnected) -> str:
+    """`ehlo=1 rcpt=1/2 commands=2/3`: taken, and all where they differ."""
+    known = [verb for verb in _ORDER if verb in event.commands]
+    rest = [verb for verb in event.commands if verb not in _ORDER]
+    words = [_count(bare(verb).lower(), *event.commands[verb]) for verb in (*known, *rest)]
+    every = event.commands.values()
+    words.append(_count("commands", sum(n for n, _ in every), sum(n for _, n in every)))
+    return " ".join(words)
+
+
+def _count(verb: str, taken: int, total: int) -> str:
+    return f"{verb}={total}" if taken == total else f"{verb}={taken}/{total}"
+
+
+def _client(client: Client) -> dict[str, Value]:
+    return {
+        "client": named(client),
+        "client_address": client.peer.address,
+        "client_port": client.peer.port,
+    }

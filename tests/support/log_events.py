@@ -1,0 +1,118 @@
+"""One event of every kind that the log knows, and of every shape a line can have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from smtpproxy.events import (
+    Connected,
+    Disconnected,
+    Event,
+    Refused,
+    Side,
+    Tls,
+    TlsStarted,
+    TransactionEnded,
+    UpstreamFailed,
+)
+from smtpproxy.mail import Client, Peer
+from smtpproxy.smtp.replies import Reply
+
+SESSION = "643F2A9C01D4"
+PEER = Peer("192.0.2.7", 4711, "198.51.100.1", 25)
+CLIENT = Client(PEER, name="mail.example.com", helo="mail.example.com")
+STRANGER = Client(replace(PEER, address="192.0.2.66"), helo="friend")
+TLS = Tls("TLSv1.3", "TLS_AES_256_GCM_SHA384")
+UNKNOWN = Reply(550, (b"5.1.1 <nobody@example.net>: Recipient address rejected: User unknown",))
+
+SENT = TransactionEnded(
+    SESSION,
+    SESSION + "01",
+    CLIENT,
+    TLS,
+    "alice@example.com",
+    ("bob@example.net",),
+    "mx1.example.net:25",
+    "203.0.113.9",
+    replace(TLS, verified=True),
+    Reply(250, (b"2.0.0 Ok: queued as 4F1A2B3C",)),
+    Side.NONE,
+    48213,
+    {"lookup": 0.001, "connect": 0.021, "envelope": 0.004, "content": 0.01, "final": 0.03},
+)
+DEFERRED = replace(
+    SENT,
+    transaction=SESSION + "02",
+    sender="",
+    recipients=("bob@example.net", "carol@example.net"),
+    reply=Reply(451, (b"4.4.2 Upstream connection lost",)),
+    by=Side.UPSTREAM,
+    error="connection lost inside the content",
+)
+BOUNCED = replace(
+    SENT,
+    transaction=SESSION + "03",
+    reply=Reply(550, (b"5.7.1 Message refused",)),
+    by=Side.UPSTREAM,
+    error="message refused",
+)
+IN_DOUBT = replace(
+    SENT,
+    transaction=SESSION + "04",
+    reply=Reply(451, (b"4.4.2 No answer from upstream",)),
+    by=Side.UPSTREAM,
+    error="no answer to the final dot",
+    in_doubt=True,
+)
+LEFT = Disconnected(
+    SESSION,
+    CLIENT,
+    0.213,
+    {"EHLO": (2, 2), "STARTTLS": (1, 1), "MAIL": (1, 1), "RCPT": (1, 2), "QUIT": (1, 1)},
+)
+
+SAMPLES: tuple[Event, ...] = (
+    Connected(SESSION, CLIENT),
+    TlsStarted(SESSION, CLIENT, TLS),
+    TlsStarted(SESSION, CLIENT, replace(TLS, verified=True, server_name="mx.example.net")),
+    Refused(SESSION, STRANGER, "CONNECT", Reply(421, (b"4.7.0 Too many connections",)), Side.PROXY),
+    Refused(
+        SESSION, CLIENT, "RCPT", UNKNOWN, Side.UPSTREAM, "alice@example.com", "nobody@example.net"
+    ),
+    Refused(
+        SESSION,
+        STRANGER,
+        "RCPT",
+        Reply(550, (b"5.7.1 Relay access denied",)),
+        Side.PROXY,
+        "",
+        "nobody@elsewhere.test",
+    ),
+    Refused(
+        SESSION,
+        CLIENT,
+        "RCPT",
+        Reply(451, (b"4.3.0 The look-up of this recipient failed",)),
+        Side.PROXY,
+        "alice@example.com",
+        "bob@example.net",
+        "look-up not done within 240 s",
+    ),
+    UpstreamFailed(SESSION, "mx1.example.net:25", "203.0.113.9", "Connection refused"),
+    UpstreamFailed(SESSION, "[2001:db8::1]:2525", "", "no address in time"),
+    SENT,
+    DEFERRED,
+    BOUNCED,
+    IN_DOUBT,
+    LEFT,
+    replace(LEFT, client=STRANGER, after="RCPT", reason="lost connection: reset by peer"),
+    replace(LEFT, client=STRANGER, after="DATA", reason="timeout: 180 s"),
+    replace(LEFT, client=STRANGER, after="RCPT", reason="too many errors"),
+    replace(
+        LEFT,
+        client=STRANGER,
+        commands={"EHLO": (1, 1), "AUTH": (0, 2)},
+        after="AUTH",
+        reason="internal error",
+    ),
+)
