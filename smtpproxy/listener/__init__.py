@@ -1,0 +1,10 @@
+"""Clients: their sessions, from greeting to close."""
+
+from __future__ import annotations
+
+from smtpproxy.listener.names import session_names
+from smtpproxy.listener.profile import Profile
+from smtpproxy.listener.session import ReverseName, Session
+from smtpproxy.listener.sessions import ConnectionLimits, Sessions
+
+__all__ = ["ConnectionLimits", "Profile", "ReverseName", "Session", "Sessions", "session_names"]

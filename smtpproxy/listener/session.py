@@ -1,0 +1,452 @@
+"""One client's session, from greeting to close: `run` is the whole conversation.
+
+It answers what can be answered before an upstream is known, hands the rest to the
+transaction, and writes every reply in one place, in the order of the commands.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from smtpproxy import tls
+from smtpproxy.deadlines import TimedOut
+from smtpproxy.events import (
+    Connected,
+    Disconnected,
+    Observer,
+    Refused,
+    Side,
+    Tls,
+    TlsStarted,
+    TransactionEnded,
+    UpstreamFailed,
+)
+from smtpproxy.listener.profile import Profile
+from smtpproxy.mail import TEMPUNAVAIL, UNAVAILABLE, Client, Peer
+from smtpproxy.relay import TOO_BIG, Outlet, Transaction, Verdict
+from smtpproxy.routing import Upstream
+from smtpproxy.smtp.commands import Hello, Mail, Plain, Rcpt, Verb
+from smtpproxy.smtp.replies import Reply
+from smtpproxy.smtp.server import Content, EndOfContent, Event, Refusal, ServerConnection
+from smtpproxy.smtp.states import State
+from smtpproxy.stream import CLOSE_TIME, Stream
+from smtpproxy.stream import Disconnected as Gone
+from smtpproxy.upstream import Connector
+
+ReverseName = Callable[[str], Coroutine[Any, Any, str]]
+
+OK = Reply.of(250, "2.0.0", "Ok")
+SENDER_OK = Reply.of(250, "2.1.0", "Ok")
+CANNOT_VERIFY = Reply.of(252, "2.0.0", "Cannot verify; send some mail and see")
+NOT_EXPANDED = Reply.of(502, "5.5.1", "Lists are not expanded here")
+HELP = Reply.of(214, "2.0.0", "This server speaks SMTP (RFC 5321)")
+TLS_READY = Reply.of(220, "2.0.0", "Ready to start TLS")
+TLS_ACTIVE = Reply.of(503, "5.5.1", "TLS is active already")
+ABANDONED = Reply.of(451, "4.4.0", "The client ended the transaction")
+TOO_MANY_ERRORS = Reply.of(421, "4.7.0", "Too many errors")
+TIMEOUT = Reply.of(421, "4.4.2", "Timeout, closing the connection")
+INTERNAL_ERROR = Reply.of(421, "4.3.0", "Internal error, closing the connection")
+NO_TLS = Reply.of(502, "5.5.1", "STARTTLS is not offered")
+NOT_ASCII = Reply.of(553, "5.6.7", "The address is not ASCII, and SMTPUTF8 is not offered")
+UNKNOWN_PARAMETER = Reply.of(555, "5.5.4", "Parameter not recognised")
+BAD_SIZE = Reply.of(501, "5.5.4", "SIZE is not a number")
+BAD_BODY = Reply.of(501, "5.5.4", "BODY is neither 7BIT nor 8BITMIME")
+
+TURN = 50  # commands after which the other sessions have their turn
+MAX_JUNK = 100  # commands between two messages that do nothing; each further one is an error
+_JUNK = frozenset({Verb.NOOP, Verb.RSET, Verb.HELP, Verb.VRFY, Verb.EXPN, Verb.EHLO, Verb.HELO})
+
+# What is answered to commands that no upstream answers.
+_OURS = {
+    Verb.RSET: OK,
+    Verb.NOOP: OK,
+    Verb.VRFY: CANNOT_VERIFY,
+    Verb.EXPN: NOT_EXPANDED,
+    Verb.HELP: HELP,
+}
+
+
+class Stopping(Exception):
+    """The program stops: sessions between transactions end at once."""
+
+
+class TooManyErrors(Exception):
+    """Bad commands, unknown recipients, or far too much of what does nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a session ended: why, "" where the client said QUIT, and what is still to be said."""
+
+    reason: str = ""
+    reply: Reply | None = None
+
+
+class Session:
+    """One client's connection; `run` it once."""
+
+    def __init__(
+        self,
+        name: str,
+        peer: Peer,
+        stream: Stream,
+        profile: Profile,
+        connector: Connector,
+        reverse_name: ReverseName,
+        observe: Observer,
+    ) -> None:
+        """`name` is the session's id; `reverse_name` gives the confirmed name of an address."""
+        self.name = name
+        self.client = Client(peer)
+        self.tls: Tls | None = None
+        self.core = ServerConnection()
+        self._stream = stream
+        self._profile = profile
+        self._deadlines = profile.relaying.deadlines
+        self._observe = observe
+        self._outlet = Outlet(connector, self._identify, profile.relaying.times.reply)
+        self._transaction: Transaction | None = None
+        self._transactions = 0
+        self._errors = 0
+        self._junk = 0  # since the last message
+        self._stopping = False
+        self._named: Deferred[None] | None = None
+        self._naming = Deferred.fromCoroutine(self._find_name(reverse_name))
+        self._naming.addErrback(_cancelled)
+        self._verbs: Counter[str] = Counter()
+        self._taken: Counter[str] = Counter()
+        self._last_verb = "CONNECT"
+
+    # What the shell calls.
+
+    async def run(self) -> None:
+        """The conversation, until all of it has left us; raises only what is a fault of ours."""
+        await self._run()
+        with suppress(TimedOut, CancelledError):
+            await self._stream.gone(2 * CLOSE_TIME)
+
+    def may_be_dropped(self) -> bool:
+        """May whatever `run` waits for be given up, now that the client is gone?
+
+        Not the answer to a final dot: the upstream may have taken the message.
+        """
+        return self._transaction is None or not self._transaction.finishing
+
+    def stop(self) -> None:
+        """End the session as soon as no transaction is under way."""
+        self._stopping = True
+        if self._nothing_accepted:
+            self._stream.interrupt(Stopping())
+
+    # The conversation.
+
+    async def _run(self) -> None:
+        started = self._deadlines.seconds()
+        end = _End()
+        try:
+            self._observe(Connected(self.name, self.client))
+            await self._converse()
+        except Gone as error:
+            end = _End(f"lost connection: {error}")
+        except TimedOut as error:
+            end = _End(f"timeout: {error}", TIMEOUT)
+        except TooManyErrors:
+            end = _End("too many errors", TOO_MANY_ERRORS)
+        except Stopping:
+            end = _End("", self._goodbye())
+        except CancelledError:
+            # The client is gone, or we stop and the time for that is over.
+            end = _End("stopped", self._goodbye()) if self._stopping else _End("lost connection")
+        except BaseException:
+            end = _End("internal error", INTERNAL_ERROR)
+            raise
+        finally:
+            self._finish(end, started)
+
+    def _finish(self, end: _End, started: float) -> None:
+        """Let go of everything, then tell of it."""
+        if end.reply is not None:
+            self._say(end.reply)
+        self._outlet.leave()
+        self._naming.cancel()
+        self._stream.close()
+        by = Side.CLIENT if end.reply is None else Side.PROXY
+        self._end_transaction(Verdict(end.reply or ABANDONED, by, end.reason or "the client left"))
+        verbs = {verb: (self._taken[verb], number) for verb, number in self._verbs.items()}
+        after = self._last_verb if end.reason else ""
+        seconds = self._deadlines.seconds() - started
+        self._observe(Disconnected(self.name, self.client, seconds, verbs, after, end.reason))
+
+    async def _converse(self) -> None:
+        profile = self._profile
+        self._say(Reply.of(220, "", f"{profile.domain} ESMTP smtpproxy"))
+        for number in count(1):
+            if self._ended:
+                return
+            if number % TURN == 0:  # the others have waited while this one had much to say
+                await self._deadlines.turn()
+            event = await self._next_event()
+            reply = await self._answer(event)
+            if reply is None:
+                continue
+            self._count(event, reply)
+            self._say(reply)
+            if reply is TLS_READY:
+                await self._start_tls()
+            elif self._errors >= profile.max_errors and not self._ended:
+                raise TooManyErrors
+            await self._stream.drain(profile.command_time)
+
+    async def _next_event(self) -> Event:
+        core, stream = self.core, self._stream
+        if self._stopping and self._nothing_accepted:
+            raise Stopping
+        inside = core.state is State.CONTENT
+        seconds = self._profile.data_time if inside else self._profile.command_time
+        until = self._deadlines.seconds() + seconds
+        while (event := core.next_event()) is None:
+            try:
+                core.receive(await stream.receive(until - self._deadlines.seconds()))
+            except TimedOut:
+                raise TimedOut(seconds) from None
+        return event
+
+    async def _answer(self, event: Event) -> Reply | None:
+        match event:
+            case Content():
+                assert self._transaction is not None
+                await self._transaction.content(event)
+                return None
+            case EndOfContent():
+                return await self._end_of_content(event)
+            case Refusal():
+                return self._refused(event.verb or "UNKNOWN", Verdict(event.reply, Side.PROXY))
+            case Hello():
+                return await self._hello(event)
+            case Mail():
+                reply = self._mail(event)
+                return self._refused("MAIL", Verdict(reply, Side.PROXY), str(event.sender))
+            case Rcpt():
+                return await self._rcpt(event)
+            case Plain(Verb.DATA):
+                return await self._data()
+            case Plain(Verb.STARTTLS):
+                return self._starttls()
+            case Plain():
+                return await self._carry(event)
+        raise AssertionError(event)
+
+    async def _hello(self, hello: Hello) -> Reply:
+        self._abandon_transaction("EHLO")
+        if (hello.name, hello.esmtp) == (self.client.helo, self.client.esmtp):
+            await self._reset()
+        else:  # whom an upstream knows by another name is another client to it
+            self._outlet.leave()
+        self.client = replace(self.client, helo=hello.name, esmtp=hello.esmtp)
+        if not hello.esmtp:
+            return Reply.of(250, "", self._profile.domain)
+        extensions = self._profile.extensions(secured=self.tls is not None)
+        return Reply.of(250, "", self._profile.domain, *extensions)
+
+    def _mail(self, mail: Mail) -> Reply:
+        for keyword, value in mail.parameters.items():
+            if keyword not in ("SIZE", "BODY") or not self.client.esmtp:
+                return UNKNOWN_PARAMETER
+            if keyword == "BODY" and value.upper() not in ("7BIT", "8BITMIME"):
+                return BAD_BODY
+            if keyword == "SIZE" and not (value.isascii() and value.isdigit()):
+                return BAD_SIZE
+        if not mail.sender.ascii:
+            return NOT_ASCII
+        if int(mail.parameters.get("SIZE", 0)) > self._profile.relaying.max_message_bytes:
+            return TOO_BIG
+        self._transactions += 1
+        self._transaction = Transaction(
+            f"{self.name}{self._transactions:02X}",
+            mail,
+            self._profile.relaying,
+            self._outlet,
+            self._upstream_failed,
+        )
+        return SENDER_OK
+
+    async def _rcpt(self, rcpt: Rcpt) -> Reply:
+        assert self._transaction is not None
+        if rcpt.parameters:
+            verdict = Verdict(UNKNOWN_PARAMETER, Side.PROXY)
+        elif not rcpt.recipient.ascii:
+            verdict = Verdict(NOT_ASCII, Side.PROXY)
+        else:
+            verdict = await self._transaction.rcpt(rcpt)
+        sender = str(self._transaction.mail.sender)
+        return self._refused("RCPT", verdict, sender, str(rcpt.recipient))
+
+    async def _data(self) -> Reply:
+        assert self._transaction is not None
+        return (await self._transaction.data()).reply
+
+    async def _end_of_content(self, end: EndOfContent) -> Reply:
+        assert self._transaction is not None
+        verdict = await self._transaction.end(end)
+        self._end_transaction(verdict)
+        self._junk = 0
+        return verdict.reply
+
+    async def _carry(self, command: Plain) -> Reply:
+        """A command that is not about mail: the upstream's reply, or ours where there is none."""
+        if command.verb is Verb.RSET:
+            self._abandon_transaction("RSET")
+            return await self._reset()
+        reply = await self._outlet.carry(command)
+        if command.verb is Verb.QUIT:
+            self._abandon_transaction("QUIT")
+            return reply if reply and reply.success else self._goodbye()
+        return reply or _OURS[command.verb]
+
+    async def _reset(self) -> Reply:
+        """Have the upstream, if there is one, forget what it has of a transaction."""
+        reply = await self._outlet.carry(Plain(Verb.RSET))
+        if reply is not None and reply.success:
+            return reply
+        self._outlet.leave()
+        return OK
+
+    def _starttls(self) -> Reply:
+        if self.tls is not None:
+            return TLS_ACTIVE
+        return TLS_READY if self._profile.tls_context else NO_TLS
+
+    async def _start_tls(self) -> None:
+        context = self._profile.tls_context
+        assert context is not None
+        self._outlet.leave()
+        connection = await self._stream.start_tls(tls.ServerTls(context), self._profile.tls_time)
+        self.tls = tls.describe(connection)
+        self.client = replace(self.client, helo="", esmtp=True)
+        self._observe(TlsStarted(self.name, self.client, self.tls))
+
+    # Who the client is.
+
+    async def _find_name(self, reverse_name: ReverseName) -> None:
+        name = TEMPUNAVAIL
+        try:
+            if address := self.client.peer.address:
+                name = await reverse_name(address)
+            else:
+                name = UNAVAILABLE
+        finally:
+            self.client = replace(self.client, name=name)
+            if self._named is not None:
+                self._named.callback(None)
+
+    async def _identify(self, with_name: bool) -> Client:
+        """The client; with its name, once that is known: finding it has a deadline of its own."""
+        if with_name and not self._naming.called:
+            self._named = Deferred()
+            try:
+                await self._named
+            finally:
+                self._named = None
+        return self.client
+
+    # Replies, and what is told of them.
+
+    def _say(self, reply: Reply) -> None:
+        if not self._ended:
+            self._stream.write(self.core.reply(reply))
+
+    def _goodbye(self) -> Reply:
+        if self._stopping:
+            return Reply.of(421, "4.3.2", f"{self._profile.domain} is shutting down")
+        return Reply.of(221, "2.0.0", "Bye")
+
+    @property
+    def _ended(self) -> bool:
+        return self.core.state is State.ENDED
+
+    @property
+    def _nothing_accepted(self) -> bool:
+        """Nobody has taken on a recipient of the transaction under way, if there is one."""
+        return self.core.state in (State.NEW, State.GREETED, State.READY, State.SENDER)
+
+    def _count(self, event: Event, reply: Reply) -> None:
+        """Count what was said for the log, and errors for the limit."""
+        if isinstance(event, EndOfContent | Content):
+            return
+        verb = (event.verb if isinstance(event, Refusal) else event.verb.value) or "UNKNOWN"
+        self._last_verb = verb
+        self._verbs[verb] += 1
+        self._taken[verb] += reply.positive
+        # Bad commands and unknown recipients: what people look for who guess addresses.
+        if isinstance(event, Refusal) or (isinstance(event, Rcpt) and reply.permanent):
+            self._errors += 1
+        elif event.verb in _JUNK:
+            self._junk += 1
+            self._errors += self._junk > MAX_JUNK
+
+    def _refused(
+        self, stage: str, verdict: Verdict, sender: str | None = None, recipient: str | None = None
+    ) -> Reply:
+        """The reply, which is told of where it refuses a command."""
+        if not verdict.reply.positive:
+            event = Refused(
+                self.name,
+                self.client,
+                stage,
+                verdict.reply,
+                verdict.by,
+                sender,
+                recipient,
+                verdict.error,
+            )
+            self._observe(event)
+        return verdict.reply
+
+    def _upstream_failed(self, upstream: Upstream, address: str, reason: str) -> None:
+        self._observe(UpstreamFailed(self.name, str(upstream), address, reason))
+
+    def _abandon_transaction(self, why: str) -> None:
+        """The client has no more to do with the transaction, if one is under way."""
+        self._end_transaction(Verdict(ABANDONED, Side.CLIENT, why))
+
+    def _end_transaction(self, abandoned: Verdict) -> None:
+        """The transaction is over: tell of it, if an upstream had a part in it.
+
+        `abandoned` counts where nobody judged the message.
+        """
+        transaction, self._transaction = self._transaction, None
+        if transaction is None or transaction.bound is None:
+            return
+        verdict = transaction.verdict or abandoned
+        connection = transaction.bound.connection
+        event = TransactionEnded(
+            session=self.name,
+            transaction=transaction.name,
+            client=self.client,
+            client_tls=self.tls,
+            sender=str(transaction.mail.sender),
+            recipients=tuple(transaction.recipients),
+            server=str(connection.upstream),
+            address=connection.address,
+            upstream_tls=connection.tls,
+            reply=verdict.reply,
+            by=verdict.by,
+            size=transaction.size,
+            phases=transaction.phases,
+            error=verdict.error,
+            in_doubt=verdict.in_doubt,
+        )
+        self._observe(event)
+
+
+def _cancelled(failure: Failure) -> None:
+    """Being cancelled is how a look-up ends that nobody needs any more."""
+    failure.trap(CancelledError)  # type: ignore[no-untyped-call]

@@ -1,0 +1,226 @@
+"""The program: the object graph of a configuration, started and stopped by twistd."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from twisted.application.service import Service
+from twisted.internet import reactor as default_reactor
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.protocol import Factory
+from twisted.logger import ILogObserver
+from twisted.python import usage
+
+from smtpproxy import __version__
+from smtpproxy.config import DEFAULT_FILE, Address, Config, config_file, load
+from smtpproxy.deadlines import Deadlines
+from smtpproxy.dns import Addresses, NoReverseNames, ReverseNames
+from smtpproxy.faults import Fault, Faults
+from smtpproxy.listener import ConnectionLimits, Profile, Sessions, session_names
+from smtpproxy.logs import Level, TwistedLog, open_log
+from smtpproxy.mail import Peer
+from smtpproxy.parts import Parts, open_parts
+from smtpproxy.relay import DeliveryTimes, Relaying
+from smtpproxy.sockets import bind, is_ourselves
+from smtpproxy.stream import ClientStream, Stream
+from smtpproxy.upstream import Connector, Manners, TcpDial
+
+
+class Options(usage.Options):
+    """What stands behind `twistd smtpproxy`."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "A transparent, recipient-routed MX proxy. The configuration is described in "
+        f"{DEFAULT_FILE}; `smtpproxy check` reads it without starting anything."
+    )
+    optFlags: ClassVar = [
+        ["check", None, "Check configuration, certificates and mappings, and exit."]
+    ]
+    optParameters: ClassVar = [
+        [
+            "config",
+            "c",
+            None,
+            f"The configuration file (default: $SMTPPROXY_CONFIG, else {DEFAULT_FILE}).",
+        ]
+    ]
+
+
+def makeService(options: Options) -> Proxy:
+    """The service that the plugin makes; ends the program where the configuration has faults."""
+    file = config_file(options["config"], os.environ)
+    try:
+        config = load(file, os.environ)
+        parts = open_parts(config)
+    except Faults as error:
+        raise SystemExit(f"smtpproxy: not started, for these faults:\n{error}") from None
+    if options["check"]:
+        for warning in parts.warnings:
+            sys.stderr.write(f"warning: {warning}\n")
+        raise SystemExit(0)
+    return Proxy(config, parts)
+
+
+class Proxy(Service):
+    """One process: its listeners, sessions, connections and log."""
+
+    def __init__(self, config: Config, parts: Parts, reactor: Any = default_reactor) -> None:
+        self._config = config
+        self._warnings = parts.warnings
+        self._reactor = reactor
+        self._sockets: list[tuple[socket.socket, Profile]] = []
+        self._listening: list[tuple[str, int]] = []
+        self._ports: list[IListeningPort] = []
+        try:
+            self._log = open_log(
+                config.log.format, config.log.level, config.log.file, reactor.callLater
+            )
+        except OSError as error:
+            raise SystemExit(
+                f"smtpproxy: {config.log.file}: cannot be opened: {error.strerror}"
+            ) from None
+        self._deadlines = Deadlines(reactor)
+        self._addresses = Addresses(reactor)
+        self._reverse_names = (
+            ReverseNames(reactor, config.dns.servers, config.dns.timeout)
+            if config.dns.reverse
+            else NoReverseNames()
+        )
+        times, limits = config.timeouts, config.limits
+        relaying = Relaying(
+            router=parts.router,
+            deadlines=self._deadlines,
+            times=DeliveryTimes(times.upstream_reply, times.upstream_final),
+            recipient_time=times.recipient,
+            max_message_bytes=limits.max_message_bytes,
+            max_recipients=limits.max_recipients,
+            reject_bare_newline=config.bare_newline == "reject",
+        )
+        self._profiles = [
+            Profile(
+                domain=config.domain,
+                tls_context=context,
+                relaying=relaying,
+                command_time=times.client_command,
+                data_time=times.client_data,
+                tls_time=times.upstream_connect,
+                max_errors=limits.max_errors,
+            )
+            for context in parts.server_contexts
+        ]
+        connector = Connector(
+            dial=TcpDial(reactor, lambda: Stream(self._deadlines)),
+            resolve=self._addresses.resolve,
+            is_ourselves=lambda address, port: is_ourselves(self._listening, address, port),
+            manners=Manners(
+                config.domain, parts.client_context, times.upstream_connect, times.upstream_reply
+            ),
+            deadlines=self._deadlines,
+        )
+        self._sessions = Sessions(
+            names=session_names(time.time),
+            connector=connector,
+            reverse_name=self._reverse_names.name,
+            observe=self._log,
+            limits=ConnectionLimits(limits.max_connections, limits.max_connections_per_address),
+            deadlines=self._deadlines,
+        )
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Have twistd write its own lines into our log."""
+        parent.setComponent(ILogObserver, TwistedLog(self._log))
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+
+    def privilegedStartService(self) -> None:
+        """Bind, while there may still be the right to."""
+        faults: list[Fault] = []
+        for listener, profile in zip(self._config.listeners, self._profiles, strict=True):
+            try:
+                self._sockets += ((each, profile) for each in bind(listener.listen))
+            except Faults as error:
+                faults += error.faults
+        if faults:
+            raise SystemExit(f"smtpproxy: not started, for these faults:\n{Faults(faults)}")
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        # Twisted leaves SIGHUP as it is, which ends the program.
+        signal.signal(signal.SIGHUP, self._signalled)
+        signal.signal(signal.SIGUSR1, self._signalled)
+        for bound, profile in self._sockets:
+            if bound.family != socket.AF_UNIX:
+                self._listening.append(bound.getsockname()[:2])
+            factory = self._factory(self._begin(profile))
+            port = self._reactor.adoptStreamPort(bound.fileno(), bound.family, factory)
+            self._ports.append(port)
+            self._log.note(Level.INFO, f"listening on {_written(bound)}")
+            bound.close()
+        self._sockets.clear()
+        for warning in self._warnings:
+            self._log.note(Level.WARNING, str(warning))
+        self._log.note(Level.INFO, f"smtpproxy {__version__} started")
+        gc.freeze()  # what is there now stays: 2 % less work a session
+
+    def stopService(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        super().stopService()  # type: ignore[no-untyped-call]
+        # Asked a second time, it does not wait for anybody.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._reactor.callFromThread(self._sessions.cut))
+        try:
+            for port in self._ports:
+                await maybeDeferred(port.stopListening)
+            if len(self._sessions):
+                self._log.note(Level.INFO, f"stopping: {len(self._sessions)} sessions to end")
+            await self._sessions.stop(self._config.timeouts.drain)
+        finally:
+            self._deadlines.stop()
+            self._reverse_names.stop()
+            self._addresses.stop()
+            self._log.note(Level.INFO, "stopped")
+            self._log.stop()
+
+    def _signalled(self, number: int, frame: object) -> None:
+        self._reactor.callFromThread(self._log.reopen)
+
+    def _factory(self, on_connected: Callable[[Stream], object]) -> Factory[Any]:
+        factory: Factory[Any] = Factory.forProtocol(
+            lambda: ClientStream(self._deadlines, on_connected)
+        )
+        factory.noisy = False
+        return factory
+
+    def _begin(self, profile: Profile) -> Callable[[Stream], object]:
+        def begin(stream: Stream) -> None:
+            here, there = stream.ends()
+            self._sessions.begin(_peer(there, here), stream, profile)
+
+        return begin
+
+
+def _peer(there: IAddress, here: IAddress) -> Peer:
+    if isinstance(there, IPv4Address | IPv6Address) and isinstance(here, IPv4Address | IPv6Address):
+        return Peer(_unzoned(there.host), there.port, _unzoned(here.host), here.port)
+    return Peer("", 0, "", 0)  # a Unix socket
+
+
+def _unzoned(address: str) -> str:
+    return address.partition("%")[0]
+
+
+def _written(bound: socket.socket) -> str:
+    """The address of a socket as the configuration writes it."""
+    name = bound.getsockname()
+    return str(Address(path=name) if isinstance(name, str) else Address(name[0], name[1]))

@@ -1,0 +1,230 @@
+"""A byte stream over a Twisted transport, to be awaited: the only shell there is.
+
+It moves bytes and knows nothing of SMTP.  Reading pauses when what was received is not
+taken, writing tells when the other side does not take it, so that memory is bounded
+whatever the speed of either side.  Every wait has a deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from OpenSSL.SSL import Connection as TlsConnection
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IAddress,
+    IHalfCloseableProtocol,
+    IHandshakeListener,
+    IPushProducer,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from smtpproxy.deadlines import Deadline, Deadlines, TimedOut
+
+HIGH_WATER = 64 * 1024  # octets received and not taken at which reading pauses
+CLOSE_TIME = 10.0  # seconds for the last bytes to leave, then the connection is reset
+
+
+class Disconnected(Exception):
+    """The connection is gone; the text says how."""
+
+
+class Waiter:
+    """One thing that a task may wait for."""
+
+    def __init__(self, deadlines: Deadlines) -> None:
+        self._deadlines = deadlines
+        self._deferred: Deferred[None] | None = None
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until it happens; raises `TimedOut`, or the error that it ends in."""
+        assert self._deferred is None, "two tasks wait for the same"
+        self._deferred = Deferred()
+        deadline = self._deadlines.add(seconds, lambda: self.fire(TimedOut(seconds)))
+        try:
+            await self._deferred
+        finally:
+            deadline.cancel()
+            self._deferred = None
+
+    def fire(self, error: Exception | None = None) -> None:
+        """It has happened, or never will."""
+        deferred, self._deferred = self._deferred, None
+        if deferred is None or deferred.called:  # nobody waits, or who did was cancelled
+            return
+        if error is None:
+            deferred.callback(None)
+        else:
+            deferred.errback(error)
+
+
+@implementer(IPushProducer, IHandshakeListener)
+class Stream(Protocol):
+    """One connection.  At most one task reads it, and at most one writes."""
+
+    transport: Any  # of TCP or a Unix socket; TLS from `start_tls` on
+
+    def __init__(
+        self, deadlines: Deadlines, on_connected: Callable[[Stream], object] = lambda _: None
+    ) -> None:
+        self._deadlines = deadlines
+        self._on_connected = on_connected
+        self._received = bytearray()
+        self._reading_paused = False
+        self._writing_paused = False
+        self._readable = Waiter(deadlines)
+        self._writable = Waiter(deadlines)
+        self._handshake = Waiter(deadlines)
+        self._gone = Waiter(deadlines)
+        self._closing: Deadline | None = None
+        self._input_ended = False
+        self.lost: Disconnected | None = None
+        self.on_lost: Callable[[], object] = lambda: None
+
+    # What the rest of the program calls.
+
+    @property
+    def unread(self) -> int:
+        """Octets received that nobody took yet."""
+        return len(self._received)
+
+    def ends(self) -> tuple[IAddress, IAddress]:
+        """The addresses of this end and of the other."""
+        return self.transport.getHost(), self.transport.getPeer()
+
+    def seconds(self) -> float:
+        """The time, for who gives several waits one deadline."""
+        return self._deadlines.seconds()
+
+    async def receive(self, seconds: float) -> bytes:
+        """What was received, at least one octet.
+
+        Raises `TimedOut` when nothing comes within `seconds`, `Disconnected` at the end.
+        """
+        if not self._received:
+            if self.lost:
+                raise self.lost
+            if self._input_ended:
+                raise Disconnected("the peer sends no more")
+            await self._readable.wait(seconds)
+        return self.take()
+
+    def take(self) -> bytes:
+        """What was received, without waiting."""
+        data = bytes(self._received)
+        self._received.clear()
+        if self._reading_paused and not self.lost:
+            self._reading_paused = False
+            self.transport.resumeProducing()
+        return data
+
+    def interrupt(self, reason: Exception) -> None:
+        """Have who waits in `receive`, if anyone does, get `reason`."""
+        self._readable.fire(reason)
+
+    def write(self, data: bytes) -> None:
+        """Send `data`, without waiting; after the end it is dropped."""
+        if not self.lost and not self._closing:
+            self.transport.write(data)
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until the other side has taken most of what was written.
+
+        Raises `TimedOut` when it does not within `seconds`, `Disconnected` at the end.
+        """
+        if self.lost:
+            raise self.lost
+        if self._writing_paused:
+            await self._writable.wait(seconds)
+
+    async def start_tls(self, creator: object, seconds: float) -> TlsConnection:
+        """Have the TLS handshake done; `creator` makes the connection object, client's or server's.
+
+        What was received before is thrown away (RFC 3207).  Raises `TimedOut` when it takes
+        more than `seconds`, `Disconnected` where it fails.
+        """
+        if self.lost:
+            raise self.lost
+        self._received.clear()
+        self.transport.startTLS(creator)
+        if self.lost:
+            raise self.lost
+        if self._reading_paused:
+            self._reading_paused = False
+            self.transport.resumeProducing()
+        await self._handshake.wait(seconds)
+        connection: TlsConnection = self.transport.getHandle()
+        return connection
+
+    def close(self) -> None:
+        """Send what was written, then close."""
+        if self.lost or self._closing:
+            return
+        self._closing = self._deadlines.add(CLOSE_TIME, self.abort)
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def abort(self) -> None:
+        """Close at once; what is not sent yet is dropped."""
+        if not self.lost:
+            self.transport.abortConnection()
+
+    async def gone(self, seconds: float) -> None:
+        """Wait until the connection is closed for good; raises `TimedOut`."""
+        if not self.lost:
+            await self._gone.wait(seconds)
+
+    # What Twisted calls.
+
+    def connectionMade(self) -> None:
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        self.transport.registerProducer(self, True)
+        self._on_connected(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._closing:
+            return
+        self._received += data
+        if len(self._received) >= HIGH_WATER and not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pauseProducing()
+        self._readable.fire()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost = Disconnected(reason.getErrorMessage())
+        if self._closing:
+            self._closing.cancel()
+        for waiter in (self._readable, self._writable, self._handshake):
+            waiter.fire(self.lost)
+        self._gone.fire()
+        self.on_lost()
+
+    def handshakeCompleted(self) -> None:
+        self._handshake.fire()
+
+    def pauseProducing(self) -> None:
+        self._writing_paused = True
+
+    def resumeProducing(self) -> None:
+        self._writing_paused = False
+        self._writable.fire()
+
+    def stopProducing(self) -> None:
+        pass  # connectionLost follows
+
+
+@implementer(IHalfCloseableProtocol)
+class ClientStream(Stream):
+    """A client's connection: one that has said all it has to say may still hear the answers."""
+
+    def readConnectionLost(self) -> None:
+        self._input_ended = True
+        self._readable.fire(Disconnected("the peer sends no more"))
+
+    def writeConnectionLost(self) -> None:
+        pass  # we never close one half

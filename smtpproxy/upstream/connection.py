@@ -1,0 +1,189 @@
+"""A connection to an upstream: commands out, replies in, content out."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from OpenSSL import SSL
+from twisted.internet.defer import Deferred
+
+from smtpproxy.deadlines import TimedOut
+from smtpproxy.events import Tls
+from smtpproxy.routing import Upstream
+from smtpproxy.smtp.client import ClientConnection, UnexpectedReply
+from smtpproxy.smtp.commands import Command, Plain, Verb
+from smtpproxy.smtp.errors import ProtocolError
+from smtpproxy.smtp.extensions import Extensions
+from smtpproxy.smtp.replies import Reply
+from smtpproxy.smtp.states import State
+from smtpproxy.stream import Disconnected, Stream
+from smtpproxy.upstream.errors import Broken, EarlyReply, InDoubt
+
+QUIT_TIME = 5.0  # seconds that an upstream has to answer QUIT
+
+
+class Connection:
+    """One connection, from its greeting on.
+
+    Every method that waits raises `Broken` when the upstream is gone, does not answer within
+    the seconds given, or sends what is not SMTP; from then on `broken` says why, and
+    the socket is closed.
+    """
+
+    def __init__(self, stream: Stream, upstream: Upstream, address: str) -> None:
+        self._stream = stream
+        self._core = ClientConnection()
+        self.upstream = upstream
+        self.address = address
+        self.extensions = Extensions()
+        self.tls: Tls | None = None
+        self.transactions = 0  # begun on it
+        self._broken: str = ""
+
+    def __repr__(self) -> str:
+        state = self.broken or self._core.state.value
+        return f"<Connection to {self.upstream} at {self.address}: {state}>"
+
+    @property
+    def state(self) -> State:
+        return self._core.state
+
+    @property
+    def broken(self) -> str:
+        """Why the connection is of no use; "" as long as it is."""
+        if self._broken:
+            return self._broken
+        if self._stream.lost:
+            return f"the upstream closed the connection: {self._stream.lost}"
+        return "the upstream ended the session" if self.state is State.ENDED else ""
+
+    @property
+    def idle(self) -> bool:
+        """Usable, and nothing came that no command asked for."""
+        return not self.broken and self._core.quiet and not self._stream.unread
+
+    async def ask(self, command: Command, seconds: float) -> Reply:
+        """Send `command` and wait for its reply, at most `seconds`."""
+        self.send(command)
+        return await self.reply(seconds)
+
+    def send(self, *commands: Command) -> None:
+        """Send commands in one flight: several only where PIPELINING is announced (RFC 2920)."""
+        self.send_raw(*((command.verb, command.encode()) for command in commands))
+
+    def send_raw(self, *lines: tuple[Verb, bytes]) -> None:
+        """As `send`, for command lines already encoded."""
+        self._take_unread()
+        try:
+            data = b"".join(self._core.send_verb(verb, line) for verb, line in lines)
+        except ProtocolError as error:
+            raise self._break(str(error)) from error
+        self._stream.write(data)
+
+    async def reply(self, seconds: float) -> Reply:
+        """The reply to the oldest command under way, or the greeting: all of it in `seconds`."""
+        until = self._stream.seconds() + seconds
+        try:
+            while (reply := self._core.next_reply()) is None:
+                self._core.receive(await self._stream.receive(until - self._stream.seconds()))
+        except Disconnected as error:
+            raise self._break(f"the upstream closed the connection: {error}") from error
+        except TimedOut as error:
+            raise self._break(f"no answer within {seconds:g} s") from error
+        except ProtocolError as error:
+            raise self._break(str(error)) from error
+        return reply
+
+    async def content(self, data: bytes, seconds: float) -> None:
+        """Send a part of the message; wait, at most `seconds`, while the upstream takes none.
+
+        Raises `EarlyReply` where the upstream answered before the end.
+        """
+        self._check_early()
+        self._stream.write(self._core.send_content(data))
+        try:
+            await self._stream.drain(seconds)
+        except Disconnected as error:
+            self._check_early()
+            raise self._break(f"the upstream closed the connection: {error}") from error
+        except TimedOut as error:
+            self._check_early()
+            raise self._break(f"the upstream took no content for {seconds:g} s") from error
+
+    async def end_content(self, seconds: float) -> Reply:
+        """Send the final dot, and wait for what the upstream says of the message.
+
+        Raises `InDoubt` where the dot was sent and no answer came, `EarlyReply` as `content`.
+        """
+        self._check_early()
+        self._stream.write(self._core.end_content())
+        try:
+            return await self.reply(seconds)
+        except Broken as error:
+            raise InDoubt(str(error)) from error
+
+    async def start_tls(self, creator: object, seconds: float) -> SSL.Connection:
+        """The TLS handshake, after a 220 to STARTTLS; gives OpenSSL's connection object."""
+        if self._stream.unread:  # RFC 3207: nobody vouches for what came in plaintext
+            raise self._break("plaintext after the reply to STARTTLS")
+        try:
+            return await self._stream.start_tls(creator, seconds)
+        except Disconnected as error:
+            raise self._break(f"TLS handshake: {error}") from error
+        except TimedOut as error:
+            raise self._break(f"TLS handshake: not done within {seconds:g} s") from error
+
+    async def quit(self) -> Reply | None:
+        """Say QUIT where it may be said, and close; the reply, if one came in time.
+
+        Inside a message, where QUIT would be content, the connection is cut instead.
+        """
+        if not self.idle or self.state in (State.NEW, State.CONTENT):
+            self.abort()
+            return None
+        try:
+            return await self.ask(Plain(Verb.QUIT), QUIT_TIME)
+        except Broken:
+            return None
+        finally:  # also where nobody waits for the reply any more
+            Deferred.fromCoroutine(self._let_close())
+
+    def leave(self) -> None:
+        """As `quit`, without waiting."""
+        Deferred.fromCoroutine(self.quit())
+
+    def abort(self) -> None:
+        """Cut the connection: what was sent of a message never gets its final dot."""
+        self._break("cut off by us")
+
+    async def _let_close(self) -> None:
+        """Who closes first keeps the port in TIME_WAIT: better the upstream than we."""
+        with suppress(Disconnected, TimedOut):
+            await self._stream.receive(QUIT_TIME)
+        self._stream.close()
+
+    def _take_unread(self) -> None:
+        """Have the core see what came while nobody waited for it."""
+        if self.broken:
+            raise Broken(self.broken)
+        if self._stream.unread:
+            self._core.receive(self._stream.take())
+
+    def _check_early(self) -> None:
+        """Raise `EarlyReply` where the upstream spoke inside the content, even as it closed."""
+        if not self._broken and self._stream.unread:
+            self._core.receive(self._stream.take())
+        try:
+            self._core.check_early()
+        except UnexpectedReply as error:
+            self._break(str(error))
+            raise EarlyReply(error.reply) from error
+        except ProtocolError as error:
+            raise self._break(str(error)) from error
+        if self.broken:
+            raise Broken(self.broken)
+
+    def _break(self, reason: str) -> Broken:
+        self._broken = self._broken or reason
+        self._stream.abort()
+        return Broken(self._broken)
