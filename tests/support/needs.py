@@ -16,7 +16,7 @@ _PACKAGES = {"smtp-source": "postfix", "smtp-sink": "postfix"}
 def need(*programs: str, root: bool = False) -> None:
     """Skip the test, with a line that says what to install, unless all is there.
 
-    Fail it instead where CI or SMTPPROXY_REQUIRE_INTEGRATION is set in the environment.
+    Fail it instead where CI or REQUIRE_INTEGRATION is set in the environment.
     """
     packages = [_PACKAGES.get(name, name) for name in programs if shutil.which(name) is None]
     if packages:
@@ -27,6 +27,6 @@ def need(*programs: str, root: bool = False) -> None:
 
 def missing(text: str) -> None:
     """Skip the test, or fail it where everything has to run."""
-    if os.environ.get("CI") or os.environ.get("SMTPPROXY_REQUIRE_INTEGRATION"):
+    if os.environ.get("CI") or os.environ.get("REQUIRE_INTEGRATION"):
         pytest.fail(text, pytrace=False)
     pytest.skip(text)
