@@ -191,6 +191,8 @@ def test_the_real_fail2ban(mode: str, tmp_path: Path) -> None:
     )
     # In mode "more", fail2ban takes `too many errors` as well.
     expected = EXPECTED[mode] + (mode == "more")
+    if mode == "ddos" and "DATA|AUTH" in (stock / "postfix.conf").read_text():
+        expected -= 1  # from 1.1 on, who leaves after AUTH is for mode "auth"
     assert f"0 ignored, {expected} matched" in ran.stdout, ran
 
 
