@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from smtpproxy.routing import address_key, domain_key, keys_of
+from smtpproxy.routing import Question, address_key, domain_key, keys_of
+from smtpproxy.routing.keys import parents_of
 from smtpproxy.smtp.paths import NULL_PATH, Path, parse_path
 
 DOMAIN = "mx.example.net"
@@ -143,6 +144,55 @@ def test_a_domain_never_becomes_an_address(domain):
 def test_international_local_parts_are_compared_composed_and_in_lower_case():
     assert keys("JOSÉ@example.com") == keys("jose\u0301@example.com") == keys("josé@example.com")
     assert keys("josé+x@example.com")[1] == "josé@example.com"
+
+
+def test_dots_of_other_scripts_leave_no_dot_at_the_end_of_a_key():
+    assert domain_key("ü。") == domain_key("ü")
+    assert domain_key("ü．example．") == "xn--tda.example"
+
+
+@pytest.mark.parametrize("domain", ["。example.org", "．example.org", "｡example.org"])
+def test_a_domain_never_becomes_a_parent_domain(domain):
+    assert keys(f"x@{domain}")[-1] != ".example.org"
+    assert not keys(f"x@{domain}")[-1].startswith(".")
+
+
+def test_parent_domains_nearest_first():
+    assert parents_of("a.b.example.org") == (".b.example.org", ".example.org", ".org")
+    assert parents_of("org") == ()
+    assert parents_of("[192.0.2.1]") == parents_of("[ipv6:2001:db8::1]") == ()
+
+
+def test_a_domain_too_long_to_exist_has_no_parents():
+    assert len(parents_of(f"{'a.' * 127}b")) == 127
+    assert parents_of(f"{'a.' * 128}b") == ()
+
+
+def test_all_keys_of_a_question():
+    question = Question(Path("Foo+x", "Sub.Example.org"), "+", DOMAIN)
+    own = ("foo+x@sub.example.org", "foo@sub.example.org", "sub.example.org")
+    assert question.keys == own
+    assert question.all_keys(parent_domains=False) == (*own, "*")
+    assert question.all_keys(parent_domains=True) == (*own, ".example.org", ".org", "*")
+    postmaster = Question(Path("Postmaster"), "+", DOMAIN)
+    assert postmaster.all_keys(True) == ("postmaster", DOMAIN, ".example.net", ".net", "*")
+    assert Question(NULL_PATH).all_keys(True) == ()
+
+
+def test_the_percentile_belongs_to_the_mailbox():
+    def percentile(address: str, delimiter: str = "+") -> int:
+        path = parse_path(address)
+        assert path is not None
+        return Question(path, delimiter, DOMAIN).percentile
+
+    assert percentile("alice@example.com") == 63  # for ever, and everywhere
+    assert percentile("Alice+News@EXAMPLE.com") == 63
+    assert percentile('"alice"@example.com') == 63
+    assert percentile("alice+news@example.com", "") != 63
+    assert percentile("postmaster") == percentile("PostMaster")
+    spread = [percentile(f"user{number}@example.com") for number in range(5000)]
+    assert set(spread) == set(range(100))
+    assert 1150 < sum(each < 25 for each in spread) < 1350
 
 
 @given(st.text(max_size=60), st.text(max_size=3))

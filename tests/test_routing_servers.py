@@ -1,4 +1,4 @@
-"""Servers as administrators write them."""
+"""Servers and upstreams, as administrators write them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpproxy.routing import Upstream, parse_server
+from smtpproxy.routing import Identity, Server, Tls, Upstream, parse_server, parse_servers
 
 
 @pytest.mark.parametrize(
@@ -77,16 +77,103 @@ def test_any_text_is_a_server_or_a_value_error(text):
         host, port = parse_server(text)
     except ValueError:
         return
-    assert parse_server(str(Upstream(host, port))) == (host, port)
+    assert parse_server(str(Server(host, port))) == (host, port)
+
+
+@pytest.mark.parametrize(
+    ("text", "servers"),
+    [
+        ("one.test", (Server("one.test"),)),
+        ("one.test:26", (Server("one.test", 26),)),
+        ("b.test:26 , A.test", (Server("b.test", 26), Server("a.test"))),
+        ("[2001:db8::1]:26,::1", (Server("2001:db8::1", 26), Server("::1"))),
+        ("a:25*3,b*1", (Server("a", weight=3), Server("b", weight=1))),
+        ("a*1000", (Server("a", weight=1000),)),
+        ("[::1]:26*2,192.0.2.1*1", (Server("::1", 26, weight=2), Server("192.0.2.1", weight=1))),
+        ("mx:Example.com", (Server("example.com", mx=True),)),
+        ("MX: bücher.example.:26", (Server("xn--bcher-kva.example", 26, mx=True),)),
+        ("mx:a.test*2,mx:b.test*1", (Server("a.test", 25, True, 2), Server("b.test", 25, True, 1))),
+        ("mx:a.test,a.test", (Server("a.test", mx=True), Server("a.test"))),
+        ("mx", (Server("mx"),)),
+    ],
+)
+def test_several_servers_in_order_or_with_weights(text, servers):
+    assert parse_servers(text) == servers
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("", "no server; give host"),
+        ("a,,b", "no server"),
+        ("a,", "no server"),
+        ("a b,c", "'a b' is not a host name"),
+        ("a:25,A.", "a:25 is there twice; keep one"),
+        ("a*1,b*1,a*2", "a:25*2 is there twice; keep one"),
+        ("a*2,b", "give every server a weight, as in a:25*3,b:25*1, or none"),
+        ("a*", "'' is not a weight; give a number from 1 to 1000"),
+        ("a*0,b*1", "'0' is not a weight"),
+        ("a*1001,b*1", "'1001' is not a weight"),
+        ("a*-1", "is not a weight"),
+        ("a*1.5", "is not a weight"),
+        ("a*٣", "is not a weight"),
+        ("a*2:25", "'2:25' is not a weight"),
+        ("*3", "no server"),
+        ("mx:", "no server"),
+        ("mx:192.0.2.1", "MX records belong to a domain; give mx:example.com"),
+        ("mx:[2001:db8::1]", "MX records belong to a domain"),
+        ("mx:mx:a.test", "is not a port"),
+    ],
+)
+def test_what_is_no_list_of_servers(text, hint):
+    with pytest.raises(ValueError) as caught:
+        parse_servers(text)
+    assert hint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["a", "B.test.", "mx:c", "[::1]:26", "192.0.2.1", "d:99999", "", "*", "e*"]
+        ),
+        max_size=4,
+    ).map(",".join)
+    | st.from_regex(r"(mx:)?[a-b.:\[\]0-9]{0,12}(\*[0-9]{0,5})?(,[a-b*0-9]{0,5})?", fullmatch=True)
+)
+def test_any_text_is_servers_that_are_written_as_they_are_read_or_a_value_error(text):
+    try:
+        servers = parse_servers(text)
+    except ValueError:
+        return
+    assert parse_servers(str(Upstream(servers))) == servers
 
 
 def test_an_upstream_is_written_as_it_is_read():
-    assert str(Upstream("mx.example.net")) == "mx.example.net:25"
-    assert str(Upstream("2001:db8::1", 26)) == "[2001:db8::1]:26"
+    assert str(Upstream((Server("mx.example.net"),))) == "mx.example.net:25"
+    assert str(Upstream((Server("2001:db8::1", 26),))) == "[2001:db8::1]:26"
+    assert str(Upstream(parse_servers("a*3,mx:b:26*1"))) == "a:25*3,mx:b:26*1"
 
 
-def test_upstreams_are_equal_by_host_port_and_tls_ways():
-    upstream = Upstream(*parse_server("mx.example.net"))
-    assert upstream == Upstream(*parse_server("MX.example.net.:25"))
-    assert upstream != Upstream("mx.example.net", 26)
-    assert upstream != Upstream("mx.example.net", 25, tls_verify=False)
+def test_upstreams_are_equal_by_servers_tls_ways_and_identity():
+    upstream = Upstream(parse_servers("mx.example.net,mx2.example.net"))
+    assert upstream == Upstream(parse_servers("MX.example.net.:25, mx2.example.net"))
+    assert upstream != Upstream(parse_servers("mx2.example.net,mx.example.net"))
+    assert upstream != Upstream(parse_servers("mx.example.net"))
+    assert upstream != Upstream(parse_servers("mx.example.net*1,mx2.example.net*1"))
+    assert upstream != Upstream(upstream.servers, Tls.MAY)
+    assert upstream != Upstream(upstream.servers, identity=Identity.XCLIENT)
+
+
+@pytest.mark.parametrize(
+    ("tls", "required", "verified"),
+    [
+        (Tls.NONE, False, False),
+        (Tls.MAY, False, False),
+        (Tls.OFFERED, False, True),
+        (Tls.ENCRYPT, True, False),
+        (Tls.VERIFY, True, True),
+    ],
+)
+def test_what_each_way_of_tls_asks(tls, required, verified):
+    assert (tls.required, tls.verified) == (required, verified)

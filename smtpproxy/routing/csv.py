@@ -1,4 +1,4 @@
-"""The CSV mapping: a file of rows `pattern;server;tls_verify`.
+"""CSV tables: files of rows `pattern;server;tls_verify`, and the further columns of `rows`.
 
 Not read with the csv module: that takes a quote to be CSV's own and lines to be whatever
 quotes make of them, while here a row is a line, and `"a;b"@example.com` an address.
@@ -6,91 +6,145 @@ quotes make of them, while here a row is a line, and `"a;b"@example.com` an addr
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
 from array import array
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path as FilePath
-from typing import TypeVar
 
 from smtpproxy.faults import Fault, Faults
-from smtpproxy.routing.answers import Answer, Found, NoRoute, Route
-from smtpproxy.routing.keys import POSTMASTER, address_key, domain_key
-from smtpproxy.routing.servers import Upstream, parse_server
+from smtpproxy.routing.answers import Row
+from smtpproxy.routing.keyed import Hit
+from smtpproxy.routing.keys import CATCH_ALL, POSTMASTER, address_key, domain_key
+from smtpproxy.routing.lines import Lines
+from smtpproxy.routing.rows import COLUMNS, BadRow, parse_row
+from smtpproxy.routing.servers import Upstream
 from smtpproxy.smtp.paths import parse_path
 
-COLUMNS = ("pattern", "server", "tls_verify")
-_REQUIRED = COLUMNS[:2]
-_HEADER = f"the first line must be {';'.join(COLUMNS)} (tls_verify may be left out)"
+# Octets, read at once.  At each read, the interpreter's lock is given up and taken back: where
+# that comes more often than its switch interval, other threads wait for it for seconds.
+_BUFFER = 1 << 20
+
+MAX_LINE = 8192  # octets
+MAX_FAULTS = 1000  # of one file, before the rest of it is not looked at
+_REQUIRED = ("pattern", "server")
+_KNOWN = ("pattern", *COLUMNS)
+_HEADER = f"the first line must name pattern and server, and may name {', '.join(_KNOWN[2:])}"
 
 _FIELD = re.compile(r'((?:"(?:[^"\\]|\\.)*"|[^;"])*)(;|$)')
-_TRUTH = {"true": True, "yes": True, "1": True, "": True, "false": False, "no": False, "0": False}
-
-_Value = TypeVar("_Value")
 
 
-class CsvMapping:
+class CsvTable:
     """The rows of one file, in memory, as they were when it was loaded.
 
     Made for a million rows: for each key the line it stands on, for each line a number
-    that stands for its upstream.  Nothing in there costs the garbage collector time.
+    that stands for what it says.  Nothing in there costs the garbage collector time, and
+    loading holds up no other thread.
     """
 
-    def __init__(
-        self, name: str, lines: dict[str, int], by_line: array[int], upstreams: Sequence[Upstream]
-    ) -> None:
-        self.name = f"csv {name}"
-        self._file = name
+    def __init__(self, name: str, lines: Lines, by_line: array[int], rows: Sequence[Row]) -> None:
+        self.name = name
         self._lines = lines
         self._by_line = by_line
-        self._upstreams = tuple(upstreams)
+        self._rows = tuple(rows)
 
     @classmethod
-    def load(cls, file: FilePath, name: str) -> CsvMapping:
+    def load(cls, file: FilePath, name: str) -> CsvTable:
         """Read `file`, which logs and faults call `name`.
 
         Raises `Faults` with everything that is wrong in it.
         """
-        table = _Table(name)
-        try:
-            with file.open("rb") as lines:
-                table.read(lines)
-        except OSError as error:
-            table.fault(0, f"cannot be read: {error.strerror}; {file} must be a readable file")
-        if table.faults:
-            raise Faults(table.faults)
-        return cls(name, table.lines, table.by_line, tuple(table.upstreams))
+        lines = Lines(_size(file))
+        read = read_file(file, name, pattern_key, lines)
+        return cls(name, lines, read.by_line, tuple(read.rows))
 
-    async def lookup(self, keys: Sequence[str]) -> Answer:
-        for key in keys:
-            line = self._lines.get(key)
-            if line is not None:
-                upstream = self._upstreams[self._by_line[line]]
-                return Found(Route(upstream, self.name, key, f"{self._file}:{line}"))
-        return NoRoute()
+    async def find(self, keys: Sequence[str]) -> Mapping[str, Hit]:
+        return {key: Hit(row, f"{self.name}:{line}") for key, line, row in self._of(keys)}
 
     def upstreams(self) -> Iterable[Upstream]:
-        return self._upstreams
+        shadows = (row.shadow for row in self._rows if row.shadow)
+        return dict.fromkeys((*(row.upstream for row in self._rows), *shadows))
+
+    def rows(self) -> Iterator[tuple[str, int, Row]]:
+        """Key, line and row of all rows, as they stand in the file."""
+        return iter(sorted(self._of(self._lines), key=itemgetter(1)))
+
+    def keys(self) -> Collection[str]:
+        """In no order."""
+        return self._lines
+
+    def discard(self) -> None:
+        """Give the memory back bit by bit; nothing can be looked up any more."""
+        self._lines.discard()
 
     def __len__(self) -> int:
         """The number of rows."""
         return len(self._lines)
 
+    def _of(self, keys: Iterable[str]) -> Iterator[tuple[str, int, Row]]:
+        for key in keys:
+            line = self._lines.get(key)
+            if line is not None:
+                yield key, line, self._rows[self._by_line[line]]
 
-class _Table:
+
+def read_file(
+    file: FilePath,
+    name: str,
+    key: Callable[[str], str],
+    lines: dict[str, int] | Lines | None = None,
+) -> Reading:
+    """The rows of `file`, which faults call `name`; raises `Faults` with all that is wrong in it.
+
+    `key` gives what a pattern stands for, and raises `ValueError` where it is none.  The
+    lines of the keys go into `lines`, by default a dict.
+    """
+    reading = Reading(name, key, {} if lines is None else lines)
+    try:
+        with open(file, "rb", _BUFFER, opener=_open) as content:
+            reading.read(iter(lambda: content.readline(MAX_LINE + 1), b""))
+    except OSError as error:
+        reading.fault(0, f"cannot be read: {error.strerror}; {file} must be a readable file")
+    if reading.faults:
+        raise Faults(reading.faults)
+    return reading
+
+
+def _open(name: str, flags: int) -> int:
+    """Open what is a file alone: a pipe would be waited for, and a device has no end."""
+    opened = os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(opened).st_mode) or stat.S_ISDIR(os.fstat(opened).st_mode):
+        return opened
+    os.close(opened)
+    raise OSError(errno.EINVAL, "Not a regular file")
+
+
+def _size(file: FilePath) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # which reading it will tell
+        return 0
+
+
+class Reading:
     """What the lines of a file say, and all that is wrong with them.
 
-    `lines` has the line of each key, `by_line` the place in `upstreams` for each line.
+    `lines` has the line of each key, `by_line` the place in `rows` for each line.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, key: Callable[[str], str], lines: dict[str, int] | Lines) -> None:
         self.faults: list[Fault] = []
-        self.lines: dict[str, int] = {}
+        self.lines = lines
         self.by_line = array("I", [0])
-        self.upstreams: dict[Upstream, int] = {}
+        self.rows: dict[Row, int] = {}
         self._name = name
+        self._key = key
         self._columns: tuple[str, ...] = ()
-        self._hosts: dict[str, tuple[str, int]] = {}  # few servers, many rows
+        self._known: dict[tuple[str, ...], int] = {}  # many lines say the same of their key
 
     def fault(self, line: int, text: str) -> None:
         """Note what is wrong in `line`, or in the whole file for 0."""
@@ -99,6 +153,12 @@ class _Table:
     def read(self, lines: Iterable[bytes]) -> None:
         """Take in all lines; without a right header, none that comes after it."""
         for number, line in enumerate(lines, 1):
+            if len(line) > MAX_LINE:
+                self.fault(number, f"is longer than {MAX_LINE} octets; is this a file of rows?")
+                return
+            if len(self.faults) >= MAX_FAULTS:
+                self.fault(0, f"is not read beyond line {number - 1}, for its many faults")
+                return
             self.by_line.append(0)
             fields = self._fields(number, line)
             if fields and self._columns:
@@ -130,7 +190,7 @@ class _Table:
         columns = tuple(column.lower() for column in columns)
         before = len(self.faults)
         for column in dict.fromkeys(columns):
-            if column not in COLUMNS:
+            if column not in _KNOWN:
                 self.fault(number, f"unknown column {column!r}; {_HEADER}")
             elif columns.count(column) > 1:
                 self.fault(number, f"column {column} is there twice; {_HEADER}")
@@ -145,30 +205,25 @@ class _Table:
             right = ";".join(self._columns)
             self.fault(number, f"{len(fields)} fields; the header allows {right}")
             return
-        row = dict(zip(self._columns, fields, strict=False))
-        key = self._value(number, "pattern", row, _pattern_key)
-        server = self._value(number, "server", row, self._server)
-        tls_verify = self._value(number, "tls_verify", row, _truth)
-        if key is not None and (first := self.lines.setdefault(key, number)) != number:
-            self.fault(number, f"{key} is on line {first} already; keep one of the two lines")
-        if server is not None and tls_verify is not None:
-            upstream = Upstream(*server, tls_verify)
-            self.by_line[number] = self.upstreams.setdefault(upstream, len(self.upstreams))
-
-    def _value(
-        self, number: int, column: str, row: dict[str, str], read: Callable[[str], _Value]
-    ) -> _Value | None:
+        columns = dict(zip(self._columns, fields, strict=False))
         try:
-            return read(row.get(column, ""))
+            key = self._key(columns.pop("pattern", ""))
         except ValueError as error:
-            self.fault(number, f"{column}: {error}")
-            return None
-
-    def _server(self, text: str) -> tuple[str, int]:
-        server = self._hosts.get(text)
-        if server is None:
-            server = self._hosts[text] = parse_server(text)
-        return server
+            self.fault(number, f"pattern: {error}")
+        else:
+            if (first := self.lines.setdefault(key, number)) != number:
+                self.fault(number, f"{key} is on line {first} already; keep one of the two lines")
+        columns.pop("note", None)
+        said = tuple(columns.values())
+        if said not in self._known:
+            try:
+                row = parse_row(columns)
+            except BadRow as error:
+                for column, text in error.faults:
+                    self.fault(number, f"{column}: {text}")
+                return
+            self._known[said] = self.rows.setdefault(row, len(self.rows))
+        self.by_line[number] = self._known[said]
 
 
 def _split(text: str) -> list[str]:
@@ -192,29 +247,20 @@ def _split(text: str) -> list[str]:
     return []
 
 
-def _pattern_key(pattern: str) -> str:
+def pattern_key(pattern: str) -> str:
     """The key that a pattern stands for; `ValueError` where it is none."""
     if not pattern:
-        raise ValueError("is empty; give an address, a domain, or postmaster")
-    if pattern == "*":
-        raise ValueError("a row for everyone is not known; add a static mapping after this one")
-    if pattern.startswith("*@") or pattern.startswith("@*"):
-        raise ValueError(f"{pattern!r}: there are no wildcards; give the domain alone")
-    if pattern.startswith((".", "*.", "@.")):
-        raise ValueError(f"{pattern!r}: parent domains are not known; give each domain in full")
+        raise ValueError("is empty; give an address, a domain, postmaster, or *")
+    if pattern == CATCH_ALL:
+        return CATCH_ALL
+    if pattern.startswith(("*@", "@*", "*.", "@.")):
+        hint = "write .example.org for all domains in a domain, * for all recipients"
+        raise ValueError(f"{pattern!r}: there are no such wildcards; {hint}")
     if pattern.lower() == POSTMASTER:
         return POSTMASTER
     domain = pattern.removeprefix("@")
-    path = parse_path(pattern if "@" in domain else f"x@{domain}")
-    if path is None:
+    dot = "." if domain.startswith(".") else ""
+    path = parse_path(pattern if "@" in domain else f"x@{domain.removeprefix('.')}")
+    if path is None or (dot and path.domain.startswith("[")):
         raise ValueError(f"{pattern!r} is neither an address nor a domain nor postmaster")
-    return address_key(path) if "@" in domain else domain_key(domain)
-
-
-def _truth(text: str) -> bool:
-    try:
-        return _TRUTH[text.lower()]
-    except KeyError:
-        raise ValueError(
-            f"{text!r} is not a truth value; give true or false (or yes, no, 1, 0)"
-        ) from None
+    return address_key(path) if "@" in domain else f"{dot}{domain_key(path.domain)}"

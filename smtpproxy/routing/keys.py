@@ -14,9 +14,11 @@ from unicodedata import normalize
 from smtpproxy.smtp.paths import Path
 
 POSTMASTER = "postmaster"
+CATCH_ALL = "*"
 
 _QUOTED_PAIR = re.compile(r"\\(.)")
-_NAME = re.compile(r"[\w.\-\u0080-\U0010ffff]*")
+_LABEL = r"[\w\-\u0080-\U0010ffff]+"
+_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _IPV6 = "[ipv6:"  # RFC 5321 4.1.3
 _MAX_DOMAIN = 255  # characters
 _MAX_LABEL = 63
@@ -39,6 +41,18 @@ def keys_of(recipient: Path, recipient_delimiter: str, domain: str) -> tuple[str
     user = _without_suffix(local, recipient_delimiter)
     locals_ = (local,) if user == local else (local, user)
     return *(f"{_folded(each)}@{at_domain}" for each in locals_), at_domain
+
+
+def parents_of(domain: str) -> tuple[str, ...]:
+    """The parent domains of a domain's key, nearest first, each with a dot before it.
+
+    `a.example.org` has `.example.org` and `.org`; itself it is not among them.  Neither an
+    address literal nor a name too long to exist has any.
+    """
+    if domain.startswith("[") or len(domain) > _MAX_DOMAIN:
+        return ()
+    labels = domain.split(".")
+    return tuple(f".{'.'.join(labels[first:])}" for first in range(1, len(labels)))
 
 
 def address_key(address: Path) -> str:
@@ -71,8 +85,9 @@ def _mapped(domain: str) -> str:
         mapped = idna.uts46_remap(domain, std3_rules=False)
     except idna.IDNAError:
         return _folded(domain)
-    # a full-width "@" must not become a real one: it would make an address of a domain
-    return mapped if _NAME.fullmatch(mapped) else _folded(domain)
+    # a full-width "@" must not become a real one: it would make an address of a domain;
+    # nor an ideographic full stop in front a dot, which would make a parent domain of it
+    return mapped.removesuffix(".") if _NAME.fullmatch(mapped) else _folded(domain)
 
 
 def _ascii_label(label: str) -> str:

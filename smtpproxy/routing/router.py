@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from smtpproxy.routing.answers import Answer, Found, Mapping, NoRoute
-from smtpproxy.routing.keys import keys_of
+from smtpproxy.mail import Client
+from smtpproxy.routing.answers import Answer, Found, Mapping, NoRoute, Question
 from smtpproxy.routing.servers import Upstream
 from smtpproxy.smtp.paths import Path
 
@@ -24,7 +24,7 @@ class Step:
 class Explanation:
     """How an answer came about; `steps` are the mappings asked, in order."""
 
-    recipient: Path
+    question: Question
     steps: tuple[Step, ...]
     answer: Answer
 
@@ -41,21 +41,25 @@ class Router:
         self._delimiter = recipient_delimiter
         self._domain = domain
 
-    async def route(self, recipient: Path) -> Answer:
+    async def route(
+        self, recipient: Path, sender: Path | None = None, client: Client | None = None
+    ) -> Answer:
         """Where the mail of `recipient` goes."""
-        return (await self.explain(recipient)).answer
+        return (await self.explain(recipient, sender, client)).answer
 
-    async def explain(self, recipient: Path) -> Explanation:
+    async def explain(
+        self, recipient: Path, sender: Path | None = None, client: Client | None = None
+    ) -> Explanation:
         """The same, with the way that led there."""
-        keys = keys_of(recipient, self._delimiter, self._domain)
+        question = Question(recipient, self._delimiter, self._domain, sender, client)
         steps: list[Step] = []
         answer: Answer = NoRoute()
         for mapping in self._mappings:
-            answer = await mapping.lookup(keys)
-            steps.append(Step(mapping.name, _tried(keys, answer), answer))
+            answer = await mapping.lookup(question)
+            steps.append(Step(mapping.name, _tried(mapping.keys(question), answer), answer))
             if not isinstance(answer, NoRoute):
                 break
-        return Explanation(recipient, tuple(steps), answer)
+        return Explanation(question, tuple(steps), answer)
 
     @property
     def mappings(self) -> tuple[Mapping, ...]:

@@ -1,9 +1,14 @@
-"""Upstream servers, and how an administrator writes one."""
+"""Upstreams, and how an administrator writes one.
+
+An upstream is one or more servers that are good for the same mail, with the ways in
+which they are talked to.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
 from smtpproxy.routing.keys import domain_key
@@ -15,23 +20,103 @@ _SERVER = re.compile(r"(?:\[(?P<ipv6>[^\]]*)\]|(?P<host>[^:\[\]]+))(?::(?P<port>
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"  # with underscores: container networks have such names
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _MAX_HOST = 253  # characters; RFC 1035 section 2.3.4, without the outermost dot
+_MX = "mx:"
+_MAX_WEIGHT = 1000
+
+
+class Tls(Enum):
+    """What is asked of TLS towards an upstream."""
+
+    NONE = "none"  # never
+    MAY = "may"  # where it is offered, whoever is there
+    OFFERED = "verify where offered"  # the default, `tls_verify = true`
+    ENCRYPT = "encrypt"  # always, whoever is there
+    VERIFY = "verify"  # always, and the certificate must verify
+
+    @property
+    def required(self) -> bool:
+        """No mail goes there in clear."""
+        return self in (Tls.ENCRYPT, Tls.VERIFY)
+
+    @property
+    def verified(self) -> bool:
+        """Where there is TLS, the certificate must verify."""
+        return self in (Tls.OFFERED, Tls.VERIFY)
+
+
+class Identity(Enum):
+    """How an upstream is told who the client is."""
+
+    AUTO = "auto"  # XCLIENT where it is offered, else not at all
+    XCLIENT = "xclient"  # XCLIENT, and no mail without it
+    PROXY1 = "proxy1"  # a PROXY protocol header, version 1 or 2
+    PROXY2 = "proxy2"
+    RECEIVED = "received"  # a Received: line in front of the message
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
-class Upstream:
-    """A server that takes mail: equal to another of the same host, port and TLS ways.
+class Server:
+    """One server, or with `mx` the hosts of the MX records of the domain `host`.
 
-    `host` is as `parse_server` gives it.  With `tls_verify`, its certificate must
-    verify wherever it offers STARTTLS.
+    `host` is as `parse_server` gives it.  `weight` is 0 where servers are tried in the
+    order in which they are written.
     """
 
     host: str
     port: int = SMTP_PORT
-    tls_verify: bool = True
+    mx: bool = False
+    weight: int = 0
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        weight = f"*{self.weight}" if self.weight else ""
+        return f"{_MX if self.mx else ''}{host}:{self.port}{weight}"
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Where mail goes: equal to another of the same servers, TLS ways and identity."""
+
+    servers: tuple[Server, ...]
+    tls: Tls = Tls.OFFERED
+    identity: Identity = Identity.AUTO
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.servers))
+
+
+def parse_servers(text: str) -> tuple[Server, ...]:
+    """One or more servers, with commas between them.
+
+    Each is as `parse_server` takes it, or `mx:domain`, and may end in `*` and a weight,
+    which then all of them must have.  Raises `ValueError`.
+    """
+    servers = tuple(_server(part.strip()) for part in text.split(","))
+    if len({bool(server.weight) for server in servers}) > 1:
+        raise ValueError(f"{text!r}: give every server a weight, as in a:25*3,b:25*1, or none")
+    seen: set[tuple[str, int, bool]] = set()
+    for server in servers:
+        where = server.host, server.port, server.mx
+        if where in seen:  # whatever the weights
+            raise ValueError(f"{text!r}: {server} is there twice; keep one")
+        seen.add(where)
+    return servers
+
+
+def _server(text: str) -> Server:
+    text, star, weight = text.partition("*")
+    mx = text.lower().startswith(_MX)
+    host, port = parse_server(text[len(_MX) :] if mx else text)
+    if mx and (":" in host or host.replace(".", "").isdigit()):
+        raise ValueError(f"{text!r}: MX records belong to a domain; give mx:example.com")
+    return Server(host, port, mx, _weight(weight) if star else 0)
+
+
+def _weight(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= _MAX_WEIGHT:
+        raise ValueError(f"{text!r} is not a weight; give a number from 1 to {_MAX_WEIGHT}")
+    return int(text)
 
 
 def parse_server(text: str) -> tuple[str, int]:

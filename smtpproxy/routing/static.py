@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from smtpproxy.routing.answers import Answer, Found, NoRoute, Route
+from smtpproxy.routing.answers import Answer, Found, NoRoute, Question, Route, Row
 from smtpproxy.routing.servers import Upstream
 
 
 @dataclass(frozen=True, slots=True)
 class StaticMapping:
-    """Its first key matches, whatever it is: no mapping after this one is asked."""
+    """Its first key matches, whatever it is: no mapping after this one is asked.
 
-    upstream: Upstream
+    Unless it has a `percent`: then only by those whom its row is not for.
+    """
+
+    row: Row
     name: str = "static"
 
-    async def lookup(self, keys: Sequence[str]) -> Answer:
-        return Found(Route(self.upstream, self.name, keys[0])) if keys else NoRoute()
+    def keys(self, question: Question) -> tuple[str, ...]:
+        return question.keys[:1]
+
+    async def lookup(self, question: Question) -> Answer:
+        keys = self.keys(question)
+        if not keys:
+            return NoRoute()
+        route = Route(self.row, self.name, keys[0])
+        return Found(route) if self.row.is_for(question) else NoRoute((route,))
 
     def upstreams(self) -> Iterable[Upstream]:
-        return (self.upstream,)
+        return (self.row.upstream, *((self.row.shadow,) if self.row.shadow else ()))
