@@ -15,6 +15,19 @@ from twisted.names import dns
 SILENCE = None
 """Among the answers: the query is never answered."""
 
+HOSTILE = [
+    b"mx.example.com\r\nMAIL FROM:<>",
+    b"mx.example.com NAME=x",
+    b"mx\0.example.com",
+    b"m\xc3\xbcx.example.com",
+    b"[127.0.0.1]",
+    b"mx+2b.example.com",
+    b"",
+    b"192.0.2.1",
+    b".".join([b"a" * 60] * 4) + b".example.com",
+]
+"""Names of no host, as a server may say them all the same."""
+
 Answer = list[Any] | int | None
 
 
@@ -64,6 +77,11 @@ class DnsServer:
                 else (dns.A, dns.Record_A(address, ttl))
             )
             self.answers[name, kind].append(record)
+
+    def mail_hosts(self, domain: str, *hosts: tuple[int, bytes | str], ttl: int = 300) -> None:
+        """`domain` has MX records of these preferences and names, or none."""
+        records = [_mail_host(preference, name, ttl) for preference, name in hosts]
+        self.answers[domain, dns.MX] = records
 
     def fails(self, name: str, kind: int, answer: Answer = dns.ESERVER) -> None:
         self.answers[name, kind] = answer
@@ -126,6 +144,12 @@ class DnsServer:
 
 def _pointer(name: bytes | str, ttl: int) -> Any:
     record = dns.Record_PTR(b"x", ttl)
+    record.name.name = name.encode() if isinstance(name, str) else name
+    return record
+
+
+def _mail_host(preference: int, name: bytes | str, ttl: int) -> Any:
+    record = dns.Record_MX(preference, b"x", ttl)
     record.name.name = name.encode() if isinstance(name, str) else name
     return record
 

@@ -1,13 +1,10 @@
-"""DNS: names of clients from a server on loopback, addresses of upstreams from the system."""
+"""The names of clients, from a server on loopback."""
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event
 
-import pytest
 from twisted.internet.defer import (
     CancelledError,
     Deferred,
@@ -18,17 +15,9 @@ from twisted.internet.defer import (
 from twisted.names import dns
 from twisted.trial.unittest import TestCase
 
-from smtpproxy.dns import (
-    Addresses,
-    NoReverseNames,
-    NotFound,
-    ReverseNames,
-    TryLater,
-    is_address,
-    system_addresses,
-)
+from smtpproxy.dns import NoReverseNames, ReverseNames
 from smtpproxy.mail import TEMPUNAVAIL, UNAVAILABLE
-from tests.support.dns_server import SILENCE, ClockedReactor, DnsServer
+from tests.support.dns_server import HOSTILE, SILENCE, ClockedReactor, DnsServer
 
 CLIENT = "192.0.2.1"
 CLIENT6 = "2001:db8::1"
@@ -145,7 +134,7 @@ class ReverseNamesTest(WithServer):
         assert (yield self.name()) == UNAVAILABLE
         assert len(self.server.asked(dns.A)) == 10
         assert [way for _, kind, way in self.server.queries if kind == dns.PTR] == ["udp", "tcp"]
-        [connection] = self.names._resolver.connections
+        [connection] = self.names._resolver._client.connections
         connection.transport.abortConnection()
 
     @inlineCallbacks
@@ -157,19 +146,6 @@ class ReverseNamesTest(WithServer):
     @inlineCallbacks
     def test_without_look_ups(self):
         assert (yield start(NoReverseNames().name(CLIENT))) == UNAVAILABLE
-
-
-HOSTILE = [
-    b"mx.example.com\r\nMAIL FROM:<>",
-    b"mx.example.com NAME=x",
-    b"mx\0.example.com",
-    b"m\xc3\xbcx.example.com",
-    b"[127.0.0.1]",
-    b"mx+2b.example.com",
-    b"",
-    b"192.0.2.1",
-    b".".join([b"a" * 60] * 4) + b".example.com",
-]
 
 
 class HostileNamesTest(WithServer):
@@ -263,7 +239,7 @@ class FailingDnsTest(WithServer):
 
     @inlineCallbacks
     def test_who_waits_for_a_turn_has_the_same_timeout(self):
-        self.names._turns = DeferredSemaphore(1)
+        self.names._resolver._turns = DeferredSemaphore(1)
         self.known(address="192.0.2.2")
         self.server.hold()
         came = self.server.next_query()
@@ -386,246 +362,3 @@ class LoopbackTest(WithServer):
     def test_without_a_hosts_file(self):
         assert (yield self.name("127.0.0.1")) == UNAVAILABLE
         assert self.server.queries == []
-
-
-class SystemServersTest(WithServer):
-    @inlineCallbacks
-    def test_read_again_when_the_file_changes(self):
-        conf = self.folder / "resolv.conf"
-        names = self.names_with([], resolv_conf=conf)
-        resolver = names._resolver
-        asked = []
-
-        def query(queries):
-            asked.append(list(resolver.servers))
-            raise OSError
-
-        resolver.queryUDP = query
-        yield start(names.name("192.0.2.1"))
-        conf.write_text("search example.com\n#nameserver 192.0.2.9\nnameserver\nnameserver ::1 x\n")
-        yield start(names.name("192.0.2.2"))
-        conf.unlink()
-        conf.write_text("nameserver 192.0.2.53\nnameserver 2001:DB8::0:53\n")
-        yield start(names.name("192.0.2.3"))
-        assert asked == [
-            [("127.0.0.1", 53)],
-            [("::1", 53)],
-            [("192.0.2.53", 53), ("2001:db8::53", 53)],
-        ]
-
-    def test_servers_as_they_may_be_written(self):
-        written = ["192.0.2.53", "192.0.2.53:5353", "2001:DB8::53", "[2001:db8::53]", "[::1]:54"]
-        assert self.names_with(written)._resolver.servers == [
-            ("192.0.2.53", 53),
-            ("192.0.2.53", 5353),
-            ("2001:db8::53", 53),
-            ("2001:db8::53", 53),
-            ("::1", 54),
-        ]
-
-    def test_what_is_no_server(self):
-        for text in ("", "dns.example.com", "192.0.2.53:", "192.0.2.53:dns", ":53"):
-            with pytest.raises(ValueError):
-                self.names_with([text])
-
-
-class Hosts:
-    """A twin of getaddrinfo: answers by host; one that is an Event is waited for first."""
-
-    def __init__(self):
-        self.answers = {}
-        self.asked = []
-        self.gate = Event()
-        self.gate.set()
-
-    def __call__(self, host):
-        self.asked.append(host)
-        self.gate.wait(20)
-        answer = self.answers.get(host, NotFound("no such host"))
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-
-class AddressesTest(TestCase):
-    timeout = 30
-
-    def setUp(self):
-        self.hosts = Hosts()
-        self.clock = ClockedReactor()
-        self.addresses = Addresses(self.clock, timeout=10, threads=2, look_up=self.hosts)
-        self.addCleanup(self.hosts.gate.set)
-        self.addCleanup(self.addresses.stop)
-
-    def resolve(self, host="mx1.test"):
-        return start(self.addresses.resolve(host))
-
-    @inlineCallbacks
-    def test_found_in_the_order_given(self):
-        found = ("2001:db8::1", "192.0.2.1", "192.0.2.0")
-        self.hosts.answers["mx1.test"] = found
-        assert (yield self.resolve()) == found
-
-    def test_an_address_is_its_own_answer(self):
-        for address in ("192.0.2.1", "2001:db8::1", "fe80::1%lo"):
-            assert self.successResultOf(self.resolve(address)) == (address,)
-        assert self.hosts.asked == [] and self.addresses._started == 0
-
-    @inlineCallbacks
-    def test_not_found(self):
-        for _ in range(2):
-            error = yield self.assertFailure(self.resolve(), NotFound)
-            assert str(error) == "mx1.test: no such host"
-        assert self.hosts.asked == ["mx1.test"]
-        self.hosts.answers["mx1.test"] = ("192.0.2.1",)
-        self.clock.advance(6)
-        assert (yield self.resolve()) == ("192.0.2.1",)
-
-    @inlineCallbacks
-    def test_try_later(self):
-        self.hosts.answers["mx1.test"] = TryLater("servers fail")
-        for _ in range(2):
-            error = yield self.assertFailure(self.resolve(), TryLater)
-            assert str(error) == "mx1.test: servers fail"
-        assert self.hosts.asked == ["mx1.test"]
-
-    @inlineCallbacks
-    def test_anything_else_that_goes_wrong_is_logged_and_tried_later(self):
-        self.hosts.answers["mx1.test"] = ZeroDivisionError("odd")
-        error = yield self.assertFailure(self.resolve(), TryLater)
-        assert str(error) == "mx1.test: odd"
-        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
-
-    @inlineCallbacks
-    def test_remembered_for_half_a_minute(self):
-        self.hosts.answers["mx1.test"] = ("192.0.2.1",)
-        yield self.resolve()
-        self.hosts.answers["mx1.test"] = ("192.0.2.2",)
-        self.clock.advance(29)
-        assert (yield self.resolve()) == ("192.0.2.1",)
-        self.clock.advance(2)
-        assert (yield self.resolve()) == ("192.0.2.2",)
-
-    @inlineCallbacks
-    def test_the_last_answer_serves_while_dns_fails_for_a_day(self):
-        self.hosts.answers["mx1.test"] = ("192.0.2.1",)
-        yield self.resolve()
-        self.hosts.answers["mx1.test"] = TryLater("servers fail")
-        self.clock.advance(3600)
-        assert (yield self.resolve()) == ("192.0.2.1",)
-        assert (yield self.resolve()) == ("192.0.2.1",)
-        assert len(self.hosts.asked) == 2, "and DNS is not asked each time"
-        self.clock.advance(86400)
-        yield self.assertFailure(self.resolve(), TryLater)
-
-    @inlineCallbacks
-    def test_a_host_that_is_gone_is_gone(self):
-        self.hosts.answers["mx1.test"] = ("192.0.2.1",)
-        yield self.resolve()
-        del self.hosts.answers["mx1.test"]
-        self.clock.advance(3600)
-        yield self.assertFailure(self.resolve(), NotFound)
-
-    @inlineCallbacks
-    def test_equal_look_ups_share_one(self):
-        self.hosts.answers["mx1.test"] = ("192.0.2.1",)
-        self.hosts.gate.clear()
-        waiting = [self.resolve() for _ in range(5)]
-        waiting[0].cancel()
-        self.failureResultOf(waiting.pop(0), CancelledError)
-        self.hosts.gate.set()
-        assert (yield gatherResults(waiting)) == [("192.0.2.1",)] * 4
-        assert self.hosts.asked == ["mx1.test"]
-
-    def hang(self, count):
-        """Look-ups of other hosts that do not come back."""
-        self.hosts.gate.clear()
-        return [self.resolve(f"slow{number}.test") for number in range(count)]
-
-    @inlineCallbacks
-    def test_every_wait_has_an_end_when_all_threads_hang(self):
-        waiting = self.hang(3)
-        self.clock.advance(9.9)
-        for deferred in waiting:
-            self.assertNoResult(deferred)
-        self.clock.advance(0.2)
-        for deferred in waiting:
-            error = self.failureResultOf(deferred, TryLater).value
-            assert str(error).endswith("no answer within 10 s")
-        # And once the threads are back, they serve again, but not those who have left.
-        self.hosts.gate.set()
-        self.hosts.answers["mx1.test"] = ("192.0.2.1",)
-        assert (yield self.resolve()) == ("192.0.2.1",)
-        assert "slow2.test" not in self.hosts.asked
-        assert self.addresses._started == 2
-
-    def test_no_more_than_a_bounded_number_wait_for_a_thread(self):
-        waiting = self.hang(102)
-        error = self.failureResultOf(self.resolve(), TryLater).value
-        assert str(error) == "mx1.test: too many look-ups hang"
-        self.clock.advance(11)
-        for deferred in waiting:
-            self.failureResultOf(deferred, TryLater)
-        self.clock.advance(11)
-        self.failureResultOf(self.resolve(), TryLater)  # they hang still
-
-    def test_stop(self):
-        [waiting] = self.hang(1)
-        self.addresses.stop()
-        self.failureResultOf(waiting, TryLater)
-        self.failureResultOf(self.resolve(), TryLater)
-        assert self.clock.getDelayedCalls() == []
-
-
-class RealLookUpTest(TestCase):
-    """The system's own look-up, through a thread and back."""
-
-    @inlineCallbacks
-    def test_localhost(self):
-        addresses = Addresses(ClockedReactor())
-        self.addCleanup(addresses.stop)
-        found = yield start(addresses.resolve("localhost"))
-        assert "127.0.0.1" in found
-        assert len(set(found)) == len(found)
-
-
-def test_getaddrinfo_in_its_order_and_each_once(monkeypatch):
-    given = ["2001:db8::2", "192.0.2.2", "2001:db8::2", "192.0.2.1"]
-    monkeypatch.setattr(
-        socket, "getaddrinfo", lambda *a, **k: [(0, 0, 0, "", (host, 0)) for host in given]
-    )
-    assert system_addresses("mx1.test") == ("2001:db8::2", "192.0.2.2", "192.0.2.1")
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (socket.gaierror(socket.EAI_NONAME, "unknown"), NotFound),
-        (socket.gaierror(socket.EAI_NODATA, "no address"), NotFound),
-        (socket.gaierror(socket.EAI_AGAIN, "again"), TryLater),
-        (socket.gaierror(socket.EAI_FAIL, "failure"), TryLater),
-        (socket.gaierror(socket.EAI_SYSTEM, "system"), TryLater),
-        (OSError(24, "too many open files"), TryLater),
-    ],
-)
-def test_how_getaddrinfo_fails(monkeypatch, error, expected):
-    def fail(*args, **more):
-        raise error
-
-    monkeypatch.setattr(socket, "getaddrinfo", fail)
-    with pytest.raises(expected):
-        system_addresses("mx1.test")
-
-
-@pytest.mark.parametrize("host", ["a..test", "a" * 64 + ".test", "mx1\0.test"])
-def test_what_is_no_host_name_is_not_found(host):
-    with pytest.raises(NotFound):
-        system_addresses(host)
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [("192.0.2.1", True), ("2001:db8::1", True), ("[::1]", False), ("mx1.test", False)],
-)
-def test_is_address(host, expected):
-    assert is_address(host) == expected
