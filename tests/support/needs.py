@@ -10,7 +10,13 @@ import pytest
 # The tests run as any user, whose PATH may lack the folders of the system's programs.
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 
-_PACKAGES = {"smtp-source": "postfix", "smtp-sink": "postfix"}
+_PACKAGES = {
+    "mariadb": "mariadb-client-core",
+    "mariadb-install-db": "mariadb-server-core",
+    "mariadbd": "mariadb-server-core",
+    "smtp-sink": "postfix",
+    "smtp-source": "postfix",
+}
 
 
 def need(*programs: str, root: bool = False) -> None:
