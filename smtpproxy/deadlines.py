@@ -124,6 +124,16 @@ class Deadlines:
         finally:
             deadline.cancel()
 
+    async def sleep(self, seconds: float) -> None:
+        """Wait, at least so long."""
+        if seconds > 0:
+            over: Deferred[None] = Deferred()
+            deadline = self.add(seconds, lambda: over.callback(None))
+            try:
+                await over
+            finally:
+                deadline.cancel()
+
     def stop(self) -> None:
         """Forget all waits; none of them is called back."""
         self._waits.clear()

@@ -86,6 +86,23 @@ class UpstreamFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowAnswered:
+    """A shadow was asked of a recipient: the reply that the client got, and the shadow's."""
+
+    session: str
+    client: Client
+    recipient: str
+    shadow: str
+    reply: Reply
+    shadow_reply: Reply
+
+    @property
+    def differs(self) -> bool:
+        """One takes the recipient and the other does not, or not for now."""
+        return self.reply.code // 100 != self.shadow_reply.code // 100
+
+
+@dataclass(frozen=True, slots=True)
 class TransactionEnded:
     """A transaction in which at least one recipient was accepted came to its end.
 
@@ -128,5 +145,13 @@ class Disconnected:
     reason: str = ""
 
 
-Event = Connected | TlsStarted | Refused | UpstreamFailed | TransactionEnded | Disconnected
+Event = (
+    Connected
+    | TlsStarted
+    | Refused
+    | UpstreamFailed
+    | ShadowAnswered
+    | TransactionEnded
+    | Disconnected
+)
 Observer = Callable[[Event], None]

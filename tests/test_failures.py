@@ -13,7 +13,7 @@ from smtpproxy.events import Disconnected, Refused, Side, TransactionEnded, Upst
 from smtpproxy.listener import ConnectionLimits, session, sessions
 from smtpproxy.mail import Peer
 from smtpproxy.relay import transaction
-from smtpproxy.routing import TryAgain, Upstream
+from smtpproxy.routing import TryAgain
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.upstream import errors
 from tests.support.dialogue import (
@@ -23,12 +23,13 @@ from tests.support.dialogue import (
     TWO,
     Settings,
     World,
+    upstream,
     upstream_greets,
     with_tls_verify,
 )
 
 ROUTES = {"example.com": ONE, "example.net": TWO}
-HOST = Upstream("mx.test", tls_verify=False)  # a name, for those that have several addresses
+HOST = upstream("mx.test")  # a name, for those that have several addresses
 SEVERAL = {"mx.test": ["192.0.2.1", "192.0.2.2", "192.0.2.3"]}
 
 UNREACHABLE = "451 4.4.1 The server of this recipient is not reachable"
@@ -1185,6 +1186,8 @@ def replies_to_failures() -> set[str]:
     raised = {
         errors.Unreachable("").reply,
         errors.NotVerified("").reply,
+        errors.NotEncrypted("").reply,
+        errors.NotIntroduced().reply,
         errors.Ourselves().reply,
         errors.GreetingRefused(Reply.of(554, "", "…")).reply,
     }

@@ -16,15 +16,17 @@ from typing import get_args
 import pytest
 
 from smtpproxy.events import Connected, Event, Refused, Side, UpstreamFailed
-from smtpproxy.logs.fields import NAMES, fields
+from smtpproxy.logs.fields import NAMES, fields, relay
 from smtpproxy.logs.json_lines import JsonShape
 from smtpproxy.logs.levels import Level, level_of
 from smtpproxy.logs.text import TextShape, lines
 from smtpproxy.smtp.replies import Reply
 from tests.support.log_events import (
+    AGREES,
     BOUNCED,
     CLIENT,
     DEFERRED,
+    DIFFERS,
     IN_DOUBT,
     LEFT,
     SAMPLES,
@@ -114,6 +116,13 @@ def test_pflogsumm_is_not_fooled() -> None:
     assert (found["received"], found["delivered"], found["bounced"]) == ("1", "1", "0")
     assert found["bytes delivered"] == str(SENT.size)
     assert found["rejected (50%)"] == "1"
+
+
+def test_pflogsumm_counts_no_shadows() -> None:
+    """What a shadow says is no delivery and no refusal."""
+    found = pflogsumm(text(SENT, AGREES, DIFFERS))
+    assert (found["received"], found["delivered"], found["bounced"]) == ("1", "1", "0")
+    assert found["rejected (0%)"] == "0"
 
 
 def test_pflogsumm_from_the_journal() -> None:
@@ -220,7 +229,9 @@ def test_dates() -> None:
 
 def test_levels() -> None:
     assert level_of(IN_DOUBT) is level_of(UpstreamFailed("", "", "", "")) is Level.WARNING
-    assert level_of(SENT) is level_of(LEFT) is Level.INFO
+    assert level_of(SENT) is level_of(LEFT) is level_of(DIFFERS) is Level.INFO
+    assert level_of(AGREES) is Level.DEBUG
+    assert (fields(DIFFERS)["differs"], fields(AGREES)["differs"]) == (True, False)
     assert Level.ERROR < Level.WARNING < Level.INFO < Level.DEBUG
     assert [level.word for level in Level] == ["error", "warning", "info", "debug"]
 
@@ -234,6 +245,11 @@ def test_ipv6_and_unix_clients_and_upstreams() -> None:
     assert "connect from unknown[unix] " in lines(Connected(SESSION, unix))[0][1]
     relayed = lines(replace(SENT, server="[2001:db8::25]:2525", address="2001:db8::25"))[2][1]
     assert " relay=2001:db8::25[2001:db8::25]:2525, " in relayed
+
+
+def test_upstreams_that_are_found_by_their_records() -> None:
+    assert relay("mx:example.net:25", "") == "mx:example.net[none]:25"
+    assert relay("mx:example.net:2525", "203.0.113.9") == "mx:example.net[203.0.113.9]:2525"
 
 
 def test_the_page_shows_every_line() -> None:

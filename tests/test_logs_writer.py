@@ -210,7 +210,7 @@ def test_a_log_from_its_settings(clock: Clock, path: Path) -> None:
         log(event)
     clock.advance(0)
     lines = path.read_text().splitlines()
-    assert len(lines) == 4  # a look-up and two upstreams failed, one delivery is in doubt
+    assert len(lines) == 5  # a look-up and three upstreams failed, one delivery is in doubt
     assert all('"level":"warning"' in line and f'"session":"{SESSION}"' in line for line in lines)
     with pytest.raises(OSError):
         open_log("text", "info", str(path / "none"), clock.callLater)

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.logger import LogLevel, capturedLogs
 
-from smtpproxy.routing import TryAgain, Upstream
-from tests.support.dialogue import MemoryTransport, Settings, World
+from smtpproxy.routing import Row, TryAgain
+from tests.support.dialogue import ONE, TWO, MemoryTransport, Settings, World, upstream
 
 # Where mail for a domain goes, by address.
 PLACES = {
@@ -29,6 +29,7 @@ PLACES = {
 CARRIED = {"EHLO", "HELO", "XCLIENT", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "VRFY", "EXPN"}
 CARRIED |= {"HELP", "QUIT"}
 END_OF_DATA = "the end of data"
+SHADOW = "192.0.2.7"  # is asked of recipients of example.com, and says of nothing what it is for
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ class ScriptedUpstream:
     def _command(self, line: str) -> None:
         verb = line.split(" ", 1)[0].split(":")[0]
         assert verb in CARRIED, line
+        assert self._address != SHADOW or verb != "DATA"
         assert line.isprintable(), line
         taken = (
             200
@@ -190,7 +192,8 @@ class ScriptedUpstream:
         words = [f"{code}-two lines\r\n"] if kind == "long" else []
         if subject.startswith("EHLO") and code == 250:
             words += [f"{code}-{extension}\r\n" for extension in self._extensions]
-        words.append(f"{code} x for {subject}\r\n")
+        about = "shadow" if self._address == SHADOW else f"x for {subject}"
+        words.append(f"{code} {about}\r\n")
         # Only where nothing else is to be answered: it would be the answer to that.
         if kind == "surplus" and not self._buffer:
             words.append("250 surplus\r\n")
@@ -428,15 +431,15 @@ class Scene:
     """A world in which steps are taken."""
 
     def __init__(
-        self, sent: bytes, script: Script, extensions: list[str], options: Settings
+        self, sent: bytes, script: Script, extensions: list[str], options: Settings, shadowed: bool
     ) -> None:
-        several = Upstream("mx.test", tls_verify=False)
-        hosts: dict[str, Sequence[str]] = {it: [it] for it in ("192.0.2.1", "192.0.2.2")}
-        hosts[several.host] = PLACES["several.test"]
+        several = upstream("mx.test")
+        hosts: dict[str, Sequence[str]] = {it: [it] for it in ("192.0.2.1", "192.0.2.2", SHADOW)}
+        hosts["mx.test"] = PLACES["several.test"]
         self.world = World(
             {
-                "example.com": Upstream("192.0.2.1", tls_verify=False),
-                "example.net": Upstream("192.0.2.2", tls_verify=False),
+                "example.com": Row(ONE, shadow=upstream(SHADOW) if shadowed else None),
+                "example.net": TWO,
                 "several.test": several,
                 "fails.test": TryAgain("the database is down"),
             },
@@ -533,11 +536,14 @@ class Scene:
     cut=st.none() | st.builds(Cut, st.integers(0, 600), st.booleans()),
     reject=st.sampled_from([False, False, True]),
     size=st.sampled_from([1_000_000, 1_000_000, 1_000_000, 100]),
-    unreachable=st.sampled_from([None, None, None, "192.0.2.1", "192.0.2.3"]),
+    unreachable=st.sampled_from([None, None, None, "192.0.2.1", "192.0.2.3", SHADOW]),
+    shadowed=st.booleans(),
 )
-def anything(sent, script, steps, extensions, cut, reject, size, unreachable):
+def anything(sent, script, steps, extensions, cut, reject, size, unreachable, shadowed):
     options = Settings(reject_bare_newline=reject, max_message_bytes=size, max_errors=50)
-    scene = Scene(sent[: cut.octets] if cut else sent, Script(script), extensions, options)
+    scene = Scene(
+        sent[: cut.octets] if cut else sent, Script(script), extensions, options, shadowed
+    )
     scene.world.unreachable.add(unreachable)
     for step in steps:
         scene.take(*step)
@@ -545,11 +551,12 @@ def anything(sent, script, steps, extensions, cut, reject, size, unreachable):
 
     assert not len(scene.world.sessions)
     assert not len(scene.world.deadlines)
+    assert not len(scene.world.shadows)
     assert not any(transport.open for _, transport in scene.world.upstreams)
     ends = Ends(scene.sent, bytes(scene.world.client.said), scene.messages)
     ends.check(cut is not None)
-    for upstream in scene.upstreams:
-        ends.check_begun(upstream.unended)
+    for each in scene.upstreams:
+        ends.check_begun(each.unended)
 
 
 def test_whatever_happens() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from OpenSSL import SSL
@@ -11,7 +13,10 @@ from smtpproxy.relay import Relaying
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Times are in seconds; `tls_context` is None where STARTTLS is not offered."""
+    """Times are in seconds; `tls_context` is None where STARTTLS is not offered.
+
+    `now` gives seconds since 1970.
+    """
 
     domain: str
     tls_context: SSL.Context | None
@@ -20,6 +25,7 @@ class Profile:
     data_time: float
     tls_time: float
     max_errors: int
+    now: Callable[[], float] = time.time
 
     def extensions(self, secured: bool) -> tuple[str, ...]:
         """What EHLO announces (RFC 5321 4.1.1.1), `secured` after STARTTLS."""

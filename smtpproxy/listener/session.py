@@ -23,6 +23,7 @@ from smtpproxy.events import (
     Disconnected,
     Observer,
     Refused,
+    ShadowAnswered,
     Side,
     Tls,
     TlsStarted,
@@ -31,15 +32,15 @@ from smtpproxy.events import (
 )
 from smtpproxy.listener.profile import Profile
 from smtpproxy.mail import TEMPUNAVAIL, UNAVAILABLE, Client, Peer
-from smtpproxy.relay import TOO_BIG, Outlet, Transaction, Verdict
-from smtpproxy.routing import Upstream
+from smtpproxy.relay import TOO_BIG, Outlet, Transaction, Verdict, received_line
+from smtpproxy.routing import Server, Upstream
 from smtpproxy.smtp.commands import Hello, Mail, Plain, Rcpt, Verb
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.smtp.server import Content, EndOfContent, Event, Refusal, ServerConnection
 from smtpproxy.smtp.states import State
 from smtpproxy.stream import CLOSE_TIME, Stream
 from smtpproxy.stream import Disconnected as Gone
-from smtpproxy.upstream import Connector
+from smtpproxy.upstream import Caller, Connector
 
 ReverseName = Callable[[str], Coroutine[Any, Any, str]]
 
@@ -112,13 +113,13 @@ class Session:
         self._profile = profile
         self._deadlines = profile.relaying.deadlines
         self._observe = observe
-        self._outlet = Outlet(connector, self._identify, profile.relaying.times.reply)
+        self._outlet = Outlet(connector, Caller(peer, self._identify), profile.relaying.times.reply)
         self._transaction: Transaction | None = None
         self._transactions = 0
         self._errors = 0
         self._junk = 0  # since the last message
         self._stopping = False
-        self._named: Deferred[None] | None = None
+        self._asking: list[Deferred[None]] = []  # who waits for the name
         self._naming = Deferred.fromCoroutine(self._find_name(reverse_name))
         self._naming.addErrback(_cancelled)
         self._verbs: Counter[str] = Counter()
@@ -274,7 +275,7 @@ class Session:
             mail,
             self._profile.relaying,
             self._outlet,
-            self._upstream_failed,
+            self,
         )
         return SENDER_OK
 
@@ -344,17 +345,18 @@ class Session:
                 name = UNAVAILABLE
         finally:
             self.client = replace(self.client, name=name)
-            if self._named is not None:
-                self._named.callback(None)
+            for named in tuple(self._asking):
+                named.callback(None)
 
     async def _identify(self, with_name: bool) -> Client:
         """The client; with its name, once that is known: finding it has a deadline of its own."""
         if with_name and not self._naming.called:
-            self._named = Deferred()
+            named: Deferred[None] = Deferred()
+            self._asking.append(named)
             try:
-                await self._named
+                await named
             finally:
-                self._named = None
+                self._asking.remove(named)
         return self.client
 
     # Replies, and what is told of them.
@@ -410,8 +412,26 @@ class Session:
             self._observe(event)
         return verdict.reply
 
-    def _upstream_failed(self, upstream: Upstream, address: str, reason: str) -> None:
-        self._observe(UpstreamFailed(self.name, str(upstream), address, reason))
+    # What a transaction knows of its session (`SessionView`).
+
+    def received(self, transaction: str) -> bytes:
+        return received_line(
+            self.client,
+            self.tls is not None,
+            self._profile.domain,
+            transaction,
+            self._profile.now(),
+        )
+
+    def upstream_failed(self, server: Server, address: str, reason: str) -> None:
+        self._observe(UpstreamFailed(self.name, str(server), address, reason))
+
+    def shadow_answered(
+        self, recipient: str, shadow: Upstream, reply: Reply, shadows: Reply
+    ) -> None:
+        self._observe(
+            ShadowAnswered(self.name, self.client, recipient, str(shadow), reply, shadows)
+        )
 
     def _abandon_transaction(self, why: str) -> None:
         """The client has no more to do with the transaction, if one is under way."""
@@ -423,7 +443,10 @@ class Session:
         `abandoned` counts where nobody judged the message.
         """
         transaction, self._transaction = self._transaction, None
-        if transaction is None or transaction.bound is None:
+        if transaction is None:
+            return
+        transaction.over()
+        if transaction.bound is None:
             return
         verdict = transaction.verdict or abandoned
         connection = transaction.bound.connection
@@ -434,7 +457,7 @@ class Session:
             client_tls=self.tls,
             sender=str(transaction.mail.sender),
             recipients=tuple(transaction.recipients),
-            server=str(connection.upstream),
+            server=str(connection.server),
             address=connection.address,
             upstream_tls=connection.tls,
             reply=verdict.reply,

@@ -12,6 +12,7 @@ from smtpproxy.events import (
     Disconnected,
     Event,
     Refused,
+    ShadowAnswered,
     Side,
     Tls,
     TlsStarted,
@@ -30,6 +31,7 @@ NAMES: dict[type[Event], str] = {
     TlsStarted: "tls_started",
     Refused: "refused",
     UpstreamFailed: "upstream_failed",
+    ShadowAnswered: "shadow_answered",
     TransactionEnded: "transaction_ended",
     Disconnected: "disconnected",
 }
@@ -62,6 +64,13 @@ def fields(event: Event) -> dict[str, Value]:
         case UpstreamFailed():
             found["upstream"] = relay(event.server, event.address)
             found["error"] = clipped(event.reason)
+        case ShadowAnswered():
+            found |= _client(event.client)
+            found["to"] = [clipped(event.recipient)]
+            found["reply"] = f"{event.reply.code} {reply_text(event.reply)}"
+            found["shadow"] = clipped(event.shadow)
+            found["shadow_reply"] = f"{event.shadow_reply.code} {reply_text(event.shadow_reply)}"
+            found["differs"] = event.differs
         case TransactionEnded():
             found["transaction"] = event.transaction
             found |= _client(event.client)
@@ -132,7 +141,8 @@ def named(client: Client) -> str:
 def relay(server: str, address: str) -> str:
     """`host[address]:port`, as Postfix names the server it talked to."""
     host, colon, port = server.rpartition(":")
-    if not colon or not port.isdigit() or (":" in host and not host.startswith("[")):
+    bare_ipv6 = ":" in host.removeprefix("mx:") and not host.startswith("[")
+    if not colon or not port.isdigit() or bare_ipv6:
         host, port = server, ""
     where = f"{bare(host.strip('[]')) or 'none'}[{bare(address) or 'none'}]"
     return f"{where}:{port}" if port else where

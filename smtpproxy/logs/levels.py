@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from smtpproxy.events import Event, Refused, Side, TlsStarted, TransactionEnded, UpstreamFailed
+from smtpproxy.events import (
+    Event,
+    Refused,
+    ShadowAnswered,
+    Side,
+    TlsStarted,
+    TransactionEnded,
+    UpstreamFailed,
+)
 
 
 class Level(IntEnum):
@@ -28,6 +36,8 @@ def level_of(event: Event) -> Level:
             return Level.WARNING
         case Refused(by=Side.PROXY, error=error) if error:  # a look-up failed, say
             return Level.WARNING
+        case ShadowAnswered(differs=False):
+            return Level.DEBUG
         case TlsStarted():  # a transaction's summary has it too
             return Level.DEBUG
         case _:

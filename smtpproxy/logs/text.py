@@ -14,6 +14,7 @@ from smtpproxy.events import (
     Disconnected,
     Event,
     Refused,
+    ShadowAnswered,
     TlsStarted,
     TransactionEnded,
     UpstreamFailed,
@@ -104,6 +105,8 @@ def lines(event: Event) -> list[Line]:
             return [
                 (_SMTP, f"{event.session}: connect to {host.removesuffix(']')}]: {reason}{port}")
             ]
+        case ShadowAnswered():
+            return [(_SMTPD, _shadow(event))]
         case TransactionEnded():
             return _transaction(event)
         case Disconnected():
@@ -131,6 +134,17 @@ def _reject(event: Refused) -> str:
     return (
         f"NOQUEUE: reject: {bare(event.stage)} from {named(client)}: {reply.code} {text};"
         f" {' '.join(words)}, by={event.by.value}{error} session={event.session}"
+    )
+
+
+def _shadow(event: ShadowAnswered) -> str:
+    said, shadows = (
+        quoted(f"{reply.code} {reply_text(reply)}") for reply in (event.reply, event.shadow_reply)
+    )
+    what = "differs" if event.differs else "agrees"
+    return (
+        f"shadow {what}: to={bracketed(event.recipient)} reply={said} "
+        f"shadow={quoted(clipped(event.shadow))} shadow_reply={shadows} session={event.session}"
     )
 
 

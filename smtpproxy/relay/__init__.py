@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from smtpproxy.relay.delivery import Delivery, DeliveryTimes
 from smtpproxy.relay.outlet import Outlet
+from smtpproxy.relay.received import received_line
+from smtpproxy.relay.shadow import Shadows
 from smtpproxy.relay.transaction import TOO_BIG, Relaying, Transaction
 from smtpproxy.relay.verdict import Verdict
 
-__all__ = ["TOO_BIG", "Delivery", "DeliveryTimes", "Outlet", "Relaying", "Transaction", "Verdict"]
+__all__ = [
+    "TOO_BIG",
+    "Delivery",
+    "DeliveryTimes",
+    "Outlet",
+    "Relaying",
+    "Shadows",
+    "Transaction",
+    "Verdict",
+    "received_line",
+]

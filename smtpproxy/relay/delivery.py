@@ -28,8 +28,12 @@ class Delivery:
     Methods that wait raise `Broken` when the upstream is gone or does not answer.
     """
 
-    def __init__(self, connection: Connection, mail: Mail, times: DeliveryTimes) -> None:
+    def __init__(
+        self, connection: Connection, mail: Mail, times: DeliveryTimes, preface: bytes = b""
+    ) -> None:
+        """`preface` is sent in front of the content: whole lines of its header."""
         self.connection = connection
+        self._preface = preface
         self._mail = _adapted(mail, connection.extensions)
         self._times = times
         # Without 8BITMIME there, 8-bit content may not pass as what it was declared (RFC 6152).
@@ -62,7 +66,10 @@ class Delivery:
 
     async def data(self) -> Reply:
         """The reply to DATA: after a 354, content is to follow."""
-        return await self.connection.ask(Plain(Verb.DATA), self._times.reply)
+        reply = await self.connection.ask(Plain(Verb.DATA), self._times.reply)
+        if reply.code == 354 and self._preface:
+            await self.content(self._preface)
+        return reply
 
     async def content(self, data: bytes) -> None:
         """Send a part of the content, as slowly as the upstream takes it."""

@@ -8,16 +8,16 @@ from __future__ import annotations
 from smtpproxy.routing import Upstream
 from smtpproxy.smtp.commands import Command, Verb
 from smtpproxy.smtp.replies import Reply
-from smtpproxy.upstream import Broken, Connection, Connector, Identify
+from smtpproxy.upstream import Broken, Caller, Connection, Connector
 from smtpproxy.upstream.connector import Failed
 
 
 class Outlet:
     """The connection in use, if any, and how to get another."""
 
-    def __init__(self, connector: Connector, identify: Identify, reply_time: float) -> None:
+    def __init__(self, connector: Connector, caller: Caller, reply_time: float) -> None:
         self._connector = connector
-        self._identify = identify
+        self.caller = caller
         self._reply_time = reply_time
         self._connection: Connection | None = None
         self._departing: Connection | None = None
@@ -36,7 +36,7 @@ class Outlet:
         kept = self._usable()
         if kept is None or kept.upstream != upstream:
             self.leave()
-            kept = await self._connector.connect(upstream, self._identify, seconds, failed)
+            kept = await self._connector.connect(upstream, self.caller, seconds, failed)
             self._connection = kept
         return kept
 

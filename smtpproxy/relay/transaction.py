@@ -5,18 +5,30 @@ A transaction binds to an upstream only once that one has accepted a recipient.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from twisted.internet.defer import CancelledError
 
 from smtpproxy.deadlines import Deadlines, TimedOut
 from smtpproxy.events import Side
+from smtpproxy.mail import Client
 from smtpproxy.relay.delivery import Delivery, DeliveryTimes
 from smtpproxy.relay.outlet import Outlet
+from smtpproxy.relay.shadow import Shadow, Shadows
 from smtpproxy.relay.verdict import Verdict
-from smtpproxy.routing import Answer, NoRoute, Router, TryAgain, Upstream
+from smtpproxy.routing import (
+    Answer,
+    Identity,
+    NoRoute,
+    Refused,
+    Router,
+    Server,
+    TryAgain,
+    Upstream,
+)
 from smtpproxy.smtp.commands import Mail, Rcpt
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.smtp.server import Content, EndOfContent
@@ -52,12 +64,32 @@ class Relaying:
     """
 
     router: Router
+    shadows: Shadows
     deadlines: Deadlines
     times: DeliveryTimes
     recipient_time: float
     max_message_bytes: int
     max_recipients: int
     reject_bare_newline: bool
+
+
+class SessionView(Protocol):
+    """The session, as its transactions know it."""
+
+    @property
+    def client(self) -> Client:
+        """Who the client is, as far as that is known by now."""
+
+    def received(self, transaction: str) -> bytes:
+        """The `Received:` line for a transaction's message."""
+
+    def upstream_failed(self, server: Server, address: str, reason: str) -> None:
+        """An upstream's address was no use."""
+
+    def shadow_answered(
+        self, recipient: str, shadow: Upstream, reply: Reply, shadows: Reply
+    ) -> None:
+        """A shadow has said something of a recipient, beside the reply to the client."""
 
 
 class Transaction:
@@ -69,9 +101,9 @@ class Transaction:
         mail: Mail,
         relaying: Relaying,
         outlet: Outlet,
-        failed: Callable[[Upstream, str, str], object],
+        session: SessionView,
     ) -> None:
-        """`name` is its id; `failed` hears of each upstream's address that was no use, and why."""
+        """`name` is its id."""
         self.name = name
         self.mail = mail
         self.recipients: list[str] = []
@@ -82,7 +114,8 @@ class Transaction:
         self.finishing = False  # the final dot is on its way: wait for the answer, come what may
         self._relaying = relaying
         self._outlet = outlet
-        self._failed = failed
+        self._session = session
+        self._shadow: Shadow | None = None
         self._connecting: Upstream | None = None
         self._refused: dict[Upstream, Verdict] = {}  # those that did not take the MAIL
         self._closed = False  # a recipient was sent away: so are all further ones
@@ -92,6 +125,11 @@ class Transaction:
     def bound(self) -> Delivery | None:
         """The delivery that has accepted recipients: no other upstream takes part any more."""
         return self.delivery if self.recipients else None
+
+    def over(self) -> None:
+        """Nothing more comes of it."""
+        if self._shadow is not None:
+            self._shadow.end()
 
     async def rcpt(self, rcpt: Rcpt) -> Verdict:
         """What the client is told of a recipient."""
@@ -116,6 +154,8 @@ class Transaction:
             except Broken as error:
                 verdict = _broken(error)
         self.verdict = None if verdict.reply.positive else verdict
+        if verdict.reply.positive:  # no recipient comes any more: the shadow need not wait
+            self.over()
         return verdict
 
     async def content(self, part: Content) -> None:
@@ -173,7 +213,7 @@ class Transaction:
             if self._connecting is None:
                 return Verdict(LOOKUP_FAILED, Side.PROXY, f"look-up {reason}")
             self._outlet.cut()
-            self._failed(self._connecting, "", reason)
+            self._session.upstream_failed(self._connecting.servers[0], "", reason)
             return Verdict(Unreachable(reason).reply, Side.UPSTREAM, reason)
 
     async def _route(self, rcpt: Rcpt) -> Verdict:
@@ -185,7 +225,17 @@ class Transaction:
             return Verdict(NO_ROUTE, Side.PROXY)
         if isinstance(answer, TryAgain):
             return Verdict(LOOKUP_FAILED, Side.PROXY, answer.reason)
-        upstream = self._connecting = answer.route.upstream
+        if isinstance(answer, Refused):
+            await self._relaying.deadlines.sleep(answer.wait)
+            return Verdict(answer.reply, Side.PROXY)
+        verdict = await self._to(answer.route.upstream, rcpt)
+        if answer.route.row.shadow and not verdict.error and verdict.by is not Side.PROXY:
+            self._overshadow(answer.route.row.shadow, rcpt, verdict.reply)
+        return verdict
+
+    async def _to(self, upstream: Upstream, rcpt: Rcpt) -> Verdict:
+        """Offer a recipient to its upstream, unless another one has the transaction."""
+        self._connecting = upstream
         if upstream in self._refused:
             return self._refused[upstream]
         if self.bound is None:
@@ -201,7 +251,9 @@ class Transaction:
 
     async def _look_up(self, rcpt: Rcpt) -> Answer:
         """What the mappings say; a recipient after the first has no other deadline for it."""
-        looking = self._relaying.router.route(rcpt.recipient)
+        looking = self._relaying.router.route(
+            rcpt.recipient, self.mail.sender, self._session.client
+        )
         if self.bound is None:
             return await looking
         try:
@@ -218,7 +270,7 @@ class Transaction:
                     connection = await self._outlet.to(
                         upstream,
                         until - self._relaying.deadlines.seconds(),
-                        lambda address, reason: self._failed(upstream, address, reason),
+                        self._session.upstream_failed,
                     )
             except UpstreamError as error:
                 return Verdict(error.reply, error.by, str(error))
@@ -237,7 +289,10 @@ class Transaction:
     async def _replay(self, connection: Connection, rcpt: Rcpt) -> Verdict:
         if self.delivery is not None and self.delivery.connection is connection:
             return Verdict.of_upstream(await self.delivery.recipient(rcpt))
-        delivery = Delivery(connection, self.mail, self._relaying.times)
+        preface = b""
+        if connection.upstream.identity is Identity.RECEIVED:
+            preface = self._session.received(self.name)
+        delivery = Delivery(connection, self.mail, self._relaying.times, preface)
         mail_reply, reply = await delivery.begin(rcpt)
         if reply is None:
             if mail_reply.code == 421:  # it would end a session that may have other mail
@@ -246,6 +301,16 @@ class Transaction:
             return verdict
         self.delivery = delivery
         return Verdict.of_upstream(reply)
+
+    def _overshadow(self, shadow: Upstream, rcpt: Rcpt, reply: Reply) -> None:
+        """Ask a shadow of the recipient, too; one for a transaction."""
+        if self._shadow is None:
+            caller = self._outlet.caller.as_it_is(self._session.client)
+            self._shadow = self._relaying.shadows.begin(
+                shadow, self.mail, caller, self._session.shadow_answered
+            )
+        if self._shadow is not None and self._shadow.upstream == shadow:
+            self._shadow.ask(rcpt, reply)
 
     def _fail(self, verdict: Verdict) -> None:
         """The message is lost to the upstream; the first reason is the one that is told."""

@@ -12,25 +12,29 @@ from smtpproxy.upstream.errors import (
     EarlyReply,
     GreetingRefused,
     InDoubt,
+    NotEncrypted,
+    NotIntroduced,
     NotVerified,
     Ourselves,
     Unreachable,
     UpstreamError,
 )
-from smtpproxy.upstream.handshake import Identify, Manners
+from smtpproxy.upstream.handshake import Caller, Manners
 
 __all__ = [
     "BROKEN_REPLY",
     "Broken",
+    "Caller",
     "ClientRefused",
     "Connection",
     "Connector",
     "Dial",
     "EarlyReply",
     "GreetingRefused",
-    "Identify",
     "InDoubt",
     "Manners",
+    "NotEncrypted",
+    "NotIntroduced",
     "NotVerified",
     "Ourselves",
     "TcpDial",

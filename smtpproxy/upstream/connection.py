@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 from smtpproxy.deadlines import TimedOut
 from smtpproxy.events import Tls
-from smtpproxy.routing import Upstream
+from smtpproxy.routing import Server, Upstream
 from smtpproxy.smtp.client import ClientConnection, UnexpectedReply
 from smtpproxy.smtp.commands import Command, Plain, Verb
 from smtpproxy.smtp.errors import ProtocolError
@@ -30,19 +30,26 @@ class Connection:
     the socket is closed.
     """
 
-    def __init__(self, stream: Stream, upstream: Upstream, address: str) -> None:
+    def __init__(self, stream: Stream, upstream: Upstream, server: Server, address: str) -> None:
+        """`server` is the one of `upstream` that is at `address`, its `host` a host's name."""
         self._stream = stream
         self._core = ClientConnection()
         self.upstream = upstream
+        self.server = server
         self.address = address
         self.extensions = Extensions()
         self.tls: Tls | None = None
         self.transactions = 0  # begun on it
         self._broken: str = ""
 
+    @property
+    def host(self) -> str:
+        """The name of the host, for SNI and for its certificate."""
+        return self.server.host
+
     def __repr__(self) -> str:
         state = self.broken or self._core.state.value
-        return f"<Connection to {self.upstream} at {self.address}: {state}>"
+        return f"<Connection to {self.server} at {self.address}: {state}>"
 
     @property
     def state(self) -> State:
@@ -61,6 +68,10 @@ class Connection:
     def idle(self) -> bool:
         """Usable, and nothing came that no command asked for."""
         return not self.broken and self._core.quiet and not self._stream.unread
+
+    def preface(self, data: bytes) -> None:
+        """Send what stands in front of all SMTP, as the PROXY protocol's header does."""
+        self._stream.write(data)
 
     async def ask(self, command: Command, seconds: float) -> Reply:
         """Send `command` and wait for its reply, at most `seconds`."""

@@ -52,6 +52,25 @@ class NotVerified(UpstreamError):
         )
 
 
+class NotEncrypted(UpstreamError):
+    """No mail goes there without TLS, and there is none."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            reason, Reply.of(451, "4.7.4", "The server of this recipient does not offer TLS")
+        )
+
+
+class NotIntroduced(UpstreamError):
+    """No mail goes there without XCLIENT, and it is not offered, or with no use to us."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "it does not offer XCLIENT",
+            Reply.of(451, "4.4.0", "The server of this recipient does not know this proxy"),
+        )
+
+
 class ClientRefused(UpstreamError):
     """It refused the client that XCLIENT named: its reply is the client's."""
 
@@ -64,7 +83,6 @@ class ClientRefused(UpstreamError):
 class Ourselves(UpstreamError):
     """The mapping points at a listener of this very proxy."""
 
-    elsewhere = False
     by = Side.PROXY
 
     def __init__(self) -> None:

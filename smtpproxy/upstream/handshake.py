@@ -7,21 +7,45 @@ for the client (see `errors`).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from OpenSSL import SSL
 
 from smtpproxy import tls
-from smtpproxy.mail import UNAVAILABLE, Client
-from smtpproxy.smtp import xclient
+from smtpproxy.mail import UNAVAILABLE, Client, Peer
+from smtpproxy.routing import Identity, Tls
+from smtpproxy.smtp import proxy_header, xclient
 from smtpproxy.smtp.commands import Hello, Plain, Verb
 from smtpproxy.smtp.extensions import Extensions
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.upstream.connection import Connection
-from smtpproxy.upstream.errors import Broken, ClientRefused, GreetingRefused, NotVerified
+from smtpproxy.upstream.errors import (
+    Broken,
+    ClientRefused,
+    GreetingRefused,
+    NotEncrypted,
+    NotIntroduced,
+    NotVerified,
+)
 
-# Who the client is: asked for with True where its name counts, which may take a while.
-Identify = Callable[[bool], Awaitable[Client]]
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who an upstream is to be told of: the addresses at once, the rest when it is asked for.
+
+    `identify` is asked with True where the client's name counts, which may take a while.
+    """
+
+    peer: Peer
+    identify: Callable[[bool], Awaitable[Client]]
+
+    def as_it_is(self, client: Client) -> Caller:
+        """The caller that goes on to be `client`, whatever the session's may say later."""
+
+        async def identify(with_name: bool) -> Client:
+            return replace(client, name=(await self.identify(with_name)).name)
+
+        return Caller(self.peer, identify)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +60,21 @@ class Manners:
 
 class TlsFailed(Exception):
     """The TLS handshake failed, and need not have succeeded: the connection is lost for it."""
+
+
+async def announce(connection: Connection, caller: Caller, manners: Manners) -> Manners:
+    """The PROXY protocol's header, where the upstream is to get one: before anything else.
+
+    Gives the manners to go on with: behind the header, it is the client that says EHLO.
+    """
+    identity = connection.upstream.identity
+    if identity not in (Identity.PROXY1, Identity.PROXY2):
+        return manners
+    peer = caller.peer
+    ends = (peer.address, peer.port), (peer.local_address, peer.local_port)
+    header = proxy_header.version1 if identity is Identity.PROXY1 else proxy_header.version2
+    connection.preface(header(*ends))
+    return replace(manners, domain=(await caller.identify(False)).helo)
 
 
 async def greet(connection: Connection, manners: Manners) -> Reply:
@@ -63,39 +102,59 @@ async def secure(connection: Connection, manners: Manners) -> None:
     """STARTTLS where it is offered, then EHLO again.
 
     Raises `NotVerified` where the certificate must verify and does not, or cannot for want
-    of TLS behind the offer; `TlsFailed` where it need not, and a new connection in clear may do.
+    of TLS behind the offer, `NotEncrypted` where there must be TLS and is none; `TlsFailed` where
+    that need not be, and a new connection in clear may do.
     """
-    if "STARTTLS" not in connection.extensions:
+    wanted = connection.upstream.tls
+    if wanted is Tls.NONE:
         return
-    upstream = connection.upstream
+    if "STARTTLS" not in connection.extensions:
+        if wanted.required:
+            raise NotEncrypted("it does not offer STARTTLS")
+        return
     reply = await connection.ask(Plain(Verb.STARTTLS), manners.reply_time)
     if not reply.success:
-        if upstream.tls_verify:
-            raise NotVerified(f"it refused STARTTLS: {reply}")
-        return
-    creator = tls.ClientTls(manners.tls_context, upstream.host)
+        if wanted is Tls.MAY:
+            return
+        raise _without_tls(wanted)(f"it refused STARTTLS: {reply}")
+    creator = tls.ClientTls(manners.tls_context, connection.host)
     try:
         session = await connection.start_tls(creator, manners.connect_time)
     except Broken as error:
-        raise (NotVerified if upstream.tls_verify else TlsFailed)(str(error)) from error
-    flaw = tls.verify(session, upstream.host)
+        raise _without_tls(wanted)(str(error)) from error
+    flaw = tls.verify(session, connection.host)
     connection.tls = tls.describe(session, verified=not flaw)
-    if flaw and upstream.tls_verify:
+    if flaw and wanted.verified:
         raise NotVerified(flaw)
     await hello(connection, manners)
 
 
-async def introduce(connection: Connection, identify: Identify, manners: Manners) -> None:
+def _without_tls(wanted: Tls) -> type[Exception]:
+    """What TLS that was offered and is not to be had means."""
+    if wanted.verified:
+        return NotVerified
+    return NotEncrypted if wanted.required else TlsFailed
+
+
+async def introduce(connection: Connection, caller: Caller, manners: Manners) -> None:
     """XCLIENT where it is offered, then the client's own EHLO or HELO.
 
-    Raises `ClientRefused` where the upstream does not want that client.
+    Raises `ClientRefused` where the upstream does not want that client, `NotIntroduced`
+    where it does not take XCLIENT and must.
     """
+    identity = connection.upstream.identity
+    if identity not in (Identity.AUTO, Identity.XCLIENT):
+        return
     if "XCLIENT" not in connection.extensions:
+        if identity is Identity.XCLIENT:
+            raise NotIntroduced
         return
     announced = {name.upper() for name in connection.extensions["XCLIENT"]}
-    client = await identify("NAME" in announced)
+    client = await caller.identify("NAME" in announced)
     lines = xclient.commands(attributes(client), announced)
     if not lines:
+        if identity is Identity.XCLIENT:
+            raise NotIntroduced
         return
     for line in lines:
         connection.send_raw((Verb.XCLIENT, line))

@@ -25,6 +25,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from random import Random
 from textwrap import dedent
 from typing import Any
 
@@ -41,13 +42,28 @@ from smtpproxy.dns import NotFound
 from smtpproxy.events import Event
 from smtpproxy.listener import ConnectionLimits, Profile, Sessions
 from smtpproxy.mail import UNAVAILABLE, Peer
-from smtpproxy.relay import DeliveryTimes, Relaying
-from smtpproxy.routing import Answer, Found, NoRoute, Route, Router, TryAgain, Upstream
+from smtpproxy.relay import DeliveryTimes, Relaying, Shadows
+from smtpproxy.routing import (
+    Answer,
+    Found,
+    Identity,
+    NoRoute,
+    Question,
+    Route,
+    Router,
+    Row,
+    Server,
+    Tls,
+    Upstream,
+)
 from smtpproxy.stream import Disconnected, Stream
 from smtpproxy.upstream import Connector, Manners
 
 CLIENT = Peer("192.0.2.9", 40000, "198.51.100.1", 25)
 DRAIN_TIME = 30.0  # seconds that a stop may take
+NOW = 1795157062.0  # seconds since 1970: what the calendar says all the time
+
+Routes = Mapping[str, "Upstream | Row | Answer | None"]
 
 
 class MemoryTransport:
@@ -136,19 +152,24 @@ class MemoryTransport:
 
 @dataclass
 class Table:
-    """A mapping for tests: a key's upstream, or a whole answer, or a look-up without end."""
+    """A mapping for tests: a key's upstream, row, or whole answer, or a look-up without end."""
 
-    routes: Mapping[str, Upstream | Answer | None]
+    routes: Routes
     name: str = "table"
 
-    async def lookup(self, keys: Sequence[str]) -> Answer:
-        for key in keys:
+    def keys(self, question: Question) -> tuple[str, ...]:
+        return question.keys
+
+    async def lookup(self, question: Question) -> Answer:
+        for key in self.keys(question):
             found = self.routes.get(key, NoRoute())
             if found is None:
                 await Deferred()
             if isinstance(found, Upstream):
+                found = Row(found)
+            if isinstance(found, Row):
                 return Found(Route(found, self.name, key))
-            if isinstance(found, Found | TryAgain):
+            if found is not None and not isinstance(found, NoRoute):
                 return found
         return NoRoute()
 
@@ -160,7 +181,8 @@ class Table:
 class Settings:
     """What a test may want otherwise; times in seconds.
 
-    `name` is the confirmed reverse name of clients, or comes later.
+    `name` is the confirmed reverse name of clients, or comes later.  `peer` is the first client,
+    `random` what draws servers by their weights.
     """
 
     recipient_time: float = 240.0
@@ -172,6 +194,8 @@ class Settings:
     limits: ConnectionLimits = field(default_factory=lambda: ConnectionLimits(100, 10))
     tls_context: SSL.Context | None = None
     name: str | Deferred[str] = UNAVAILABLE
+    peer: Peer = CLIENT
+    random: Random | None = None
 
 
 class World:
@@ -179,11 +203,14 @@ class World:
 
     def __init__(
         self,
-        routes: Mapping[str, Upstream | Answer | None] | None = None,
-        hosts: dict[str, Sequence[str]] | None = None,
+        routes: Routes | None = None,
+        hosts: Mapping[str, Sequence[str]] | None = None,
         settings: Settings | None = None,
     ) -> None:
-        """`hosts` gives the addresses of upstreams' hosts; without it a host is its own."""
+        """`hosts` gives the addresses of upstreams' hosts; without it a host is its own.
+
+        The hosts of a domain's MX records are there under `MX` and a blank before its name.
+        """
         settings = settings or Settings()
         self.clock = Clock()
         self.deadlines = Deadlines(self.clock)
@@ -195,10 +222,23 @@ class World:
         self.name = settings.name
         self.hosts = hosts
         self.stopped: Deferred[None] | None = None  # once stopping: done when all has ended
+        times = DeliveryTimes(reply=300.0, final=600.0)
+        connector = Connector(
+            dial=self._dial,
+            resolve=self._resolve,
+            mail_hosts=lambda domain: self._resolve(f"MX {domain}"),
+            is_ourselves=lambda address, port: address in self.ourselves,
+            manners=Manners("mx.example.net", SSL.Context(SSL.TLS_METHOD), 30.0, 300.0),
+            deadlines=self.deadlines,
+            random=settings.random,
+        )
+        self.skipped: list[Upstream] = []  # shadows, once for each recipient not asked about
+        self.shadows = Shadows(connector, self.skipped.append)
         relaying = Relaying(
             router=Router([Table(routes or {})], settings.recipient_delimiter, "mx.example.net"),
+            shadows=self.shadows,
             deadlines=self.deadlines,
-            times=DeliveryTimes(reply=300.0, final=600.0),
+            times=times,
             recipient_time=settings.recipient_time,
             max_message_bytes=settings.max_message_bytes,
             max_recipients=settings.max_recipients,
@@ -212,23 +252,18 @@ class World:
             data_time=180.0,
             tls_time=30.0,
             max_errors=settings.max_errors,
+            now=lambda: NOW,
         )
         numbers = count(1)
         self.sessions = Sessions(
             names=lambda: f"{next(numbers):012X}",
-            connector=Connector(
-                dial=self._dial,
-                resolve=self._resolve,
-                is_ourselves=lambda address, port: address in self.ourselves,
-                manners=Manners("mx.example.net", SSL.Context(SSL.TLS_METHOD), 30.0, 300.0),
-                deadlines=self.deadlines,
-            ),
+            connector=connector,
             reverse_name=self._name,
             observe=self.events.append,
             limits=settings.limits,
             deadlines=self.deadlines,
         )
-        self.client = self.connect()
+        self.client = self.connect(settings.peer)
 
     def connect(self, peer: Peer = CLIENT) -> MemoryTransport:
         """One more client."""
@@ -359,8 +394,16 @@ class World:
         return self.name if isinstance(self.name, str) else await self.name
 
 
-ONE = Upstream("192.0.2.1", 25, tls_verify=False)
-TWO = Upstream("192.0.2.2", 25, tls_verify=False)
+def upstream(
+    *hosts: str | Server, tls: Tls = Tls.MAY, identity: Identity = Identity.AUTO
+) -> Upstream:
+    """An upstream of these servers, which by default nobody must verify."""
+    servers = (host if isinstance(host, Server) else Server(host) for host in hosts)
+    return Upstream(tuple(servers), tls, identity)
+
+
+ONE = upstream("192.0.2.1")
+TWO = upstream("192.0.2.2")
 
 GREETING = """
     S: 220 mx.example.net ESMTP smtpproxy
@@ -385,4 +428,4 @@ def upstream_greets(number: int = 1, extensions: str = "") -> str:
 
 
 def with_tls_verify(upstream: Upstream) -> Upstream:
-    return replace(upstream, tls_verify=True)
+    return replace(upstream, tls=Tls.OFFERED)

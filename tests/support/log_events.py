@@ -9,6 +9,7 @@ from smtpproxy.events import (
     Disconnected,
     Event,
     Refused,
+    ShadowAnswered,
     Side,
     Tls,
     TlsStarted,
@@ -71,6 +72,21 @@ LEFT = Disconnected(
     {"EHLO": (2, 2), "STARTTLS": (1, 1), "MAIL": (1, 1), "RCPT": (1, 2), "QUIT": (1, 1)},
 )
 
+AGREES = ShadowAnswered(
+    SESSION,
+    CLIENT,
+    "bob@example.net",
+    "new.example.net:25",
+    Reply(250, (b"2.1.5 Ok",)),
+    Reply(250, (b"2.1.5 Recipient Ok",)),
+)
+DIFFERS = replace(
+    AGREES,
+    recipient="carol@example.net",
+    shadow="new1.example.net:25*3,[2001:db8::25]:2525*1",
+    shadow_reply=Reply(550, (b"5.1.1 <carol@example.net>: no such user",)),
+)
+
 SAMPLES: tuple[Event, ...] = (
     Connected(SESSION, CLIENT),
     TlsStarted(SESSION, CLIENT, TLS),
@@ -100,6 +116,9 @@ SAMPLES: tuple[Event, ...] = (
     ),
     UpstreamFailed(SESSION, "mx1.example.net:25", "203.0.113.9", "Connection refused"),
     UpstreamFailed(SESSION, "[2001:db8::1]:2525", "", "no address in time"),
+    UpstreamFailed(SESSION, "mx:example.net:25", "", "it takes no mail (null MX)"),
+    AGREES,
+    DIFFERS,
     SENT,
     DEFERRED,
     BOUNCED,
