@@ -9,16 +9,17 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
-from smtpproxy.config import Config, CsvMapping, StaticMapping
+from OpenSSL import SSL
+
+from smtpproxy import tls
+from smtpproxy.chain import Chain, Loop, open_chain
+from smtpproxy.config import Config
+from smtpproxy.dns import is_address
 from smtpproxy.faults import Fault, Faults
-from smtpproxy.routing import CsvMapping as CsvFile
-from smtpproxy.routing import Mapping, Router, Upstream, parse_server
-from smtpproxy.routing import StaticMapping as OneServer
-
-if TYPE_CHECKING:
-    from OpenSSL import SSL
+from smtpproxy.routing import Router
+from smtpproxy.sockets import is_ourselves
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,27 +32,16 @@ class Parts:
     `warnings` are what can be served, and should not be.
     """
 
-    router: Router
+    chain: Chain
     server_contexts: tuple[SSL.Context | None, ...]
     client_context: SSL.Context
     warnings: tuple[Fault, ...]
 
 
-def open_router(config: Config) -> Router:
-    """The chain of mappings; raises `Faults` with all that is wrong in any of them."""
-    collected = _Collected()
-    mappings = [collected.take(_open_mapping, mapping) for mapping in config.mappings]
-    collected.check()
-    opened = [mapping for mapping in mappings if mapping is not None]
-    return Router(opened, config.recipient_delimiter, config.domain)
-
-
-def open_parts(config: Config) -> Parts:
+def open_parts(config: Config, loop: Callable[[], Loop]) -> Parts:
     """All parts of `config`; raises `Faults` with all that is wrong in any of them."""
-    from smtpproxy import tls  # the look-up tool does without
-
     collected = _Collected()
-    router = collected.take(open_router, config)
+    chain = collected.take(open_chain, config, loop)
     contexts = [
         collected.take(tls.server_context, Path(each.tls_cert), Path(each.tls_key))
         if each.tls_cert
@@ -60,12 +50,12 @@ def open_parts(config: Config) -> Parts:
     ]
     client = collected.take(tls.client_context, Path(config.tls_ca) if config.tls_ca else None)
     collected.check()
-    assert router is not None
+    assert chain is not None
     assert client is not None
-    warnings = _loops(config, router)
+    warnings = own_upstreams(config, chain.router)
     for certificate in {each.tls_cert: None for each in config.listeners if each.tls_cert}:
         warnings += tls.certificate_warnings(Path(certificate))
-    return Parts(router, tuple(contexts), client, tuple(warnings))
+    return Parts(chain, tuple(contexts), client, tuple(warnings))
 
 
 class _Collected:
@@ -87,12 +77,6 @@ class _Collected:
             raise Faults(self._faults)
 
 
-def _open_mapping(mapping: CsvMapping | StaticMapping) -> Mapping:
-    if isinstance(mapping, CsvMapping):
-        return CsvFile.load(Path(mapping.file), mapping.file)
-    return OneServer(Upstream(*parse_server(mapping.server), tls_verify=mapping.tls_verify))
-
-
 def listening(config: Config) -> list[tuple[str, int]]:
     """Host and port of each listener that is not a Unix socket; two for all addresses."""
     return [
@@ -103,17 +87,15 @@ def listening(config: Config) -> list[tuple[str, int]]:
     ]
 
 
-def _loops(config: Config, router: Router) -> list[Fault]:
-    """Upstreams that are a listener of ours: mail for them is refused with 554."""
-    from smtpproxy.dns import is_address
-    from smtpproxy.sockets import is_ourselves
-
+def own_upstreams(config: Config, router: Router) -> list[Fault]:
+    """Those that are a listener of ours: mail for them is refused with 554."""
     ours = listening(config)
     own_names = {"localhost", socket.gethostname().lower(), config.domain.lower()}
     warnings = []
     for upstream in router.upstreams():
-        own = upstream.host in own_names and any(port == upstream.port for _, port in ours)
-        if own or (is_address(upstream.host) and is_ourselves(ours, upstream.host, upstream.port)):
-            text = "this upstream is the proxy itself: mail for it is refused with 554 5.4.6"
-            warnings.append(Fault(str(upstream), text))
+        for server in upstream.servers:
+            own = server.host in own_names and any(port == server.port for _, port in ours)
+            if own or (is_address(server.host) and is_ourselves(ours, server.host, server.port)):
+                text = "this upstream is the proxy itself: mail for it is refused with 554 5.4.6"
+                warnings.append(Fault(str(server), text))
     return warnings

@@ -11,28 +11,41 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from OpenSSL import SSL
 from twisted.application.service import Service
-from twisted.internet import reactor as default_reactor
+from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
-from twisted.logger import ILogObserver
+from twisted.internet.task import LoopingCall
+from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
+from twisted.python.failure import Failure
 
 from smtpproxy import __version__
+from smtpproxy.administration import Administration, ShadowCounts
+from smtpproxy.chain import Loop
 from smtpproxy.config import DEFAULT_FILE, Address, Config, config_file, load
+from smtpproxy.control import ControlError, ControlFactory
 from smtpproxy.deadlines import Deadlines
-from smtpproxy.dns import Addresses, NoReverseNames, ReverseNames
+from smtpproxy.dns import Addresses, MailHosts, NoReverseNames, ReverseNames
+from smtpproxy.events import Event
 from smtpproxy.faults import Fault, Faults
 from smtpproxy.listener import ConnectionLimits, Profile, Sessions, session_names
 from smtpproxy.logs import Level, TwistedLog, open_log
 from smtpproxy.mail import Peer
 from smtpproxy.parts import Parts, open_parts
-from smtpproxy.relay import DeliveryTimes, Relaying
-from smtpproxy.sockets import bind, is_ourselves
+from smtpproxy.relay import DeliveryTimes, Relaying, Shadows
+from smtpproxy.reload import Outcome, Reloader
+from smtpproxy.sockets import bind, is_ourselves, listen_privately
 from smtpproxy.stream import ClientStream, Stream
+from smtpproxy.threads import Threads
 from smtpproxy.upstream import Connector, Manners, TcpDial
+
+REFRESH_EVERY = 300.0  # seconds after which databases are asked for their upstreams again
+
+log = Logger()
 
 
 class Options(usage.Options):
@@ -59,24 +72,26 @@ class Options(usage.Options):
 def makeService(options: Options) -> Proxy:
     """The service that the plugin makes; ends the program where the configuration has faults."""
     file = config_file(options["config"], os.environ)
+    deadlines = Deadlines(reactor)
     try:
         config = load(file, os.environ)
-        parts = open_parts(config)
+        parts = open_parts(config, lambda: Loop(reactor, deadlines))
     except Faults as error:
         raise SystemExit(f"smtpproxy: not started, for these faults:\n{error}") from None
     if options["check"]:
         for warning in parts.warnings:
             sys.stderr.write(f"warning: {warning}\n")
         raise SystemExit(0)
-    return Proxy(config, parts)
+    return Proxy(config, parts, deadlines, reactor)
 
 
 class Proxy(Service):
     """One process: its listeners, sessions, connections and log."""
 
-    def __init__(self, config: Config, parts: Parts, reactor: Any = default_reactor) -> None:
+    def __init__(self, config: Config, parts: Parts, deadlines: Deadlines, reactor: Any) -> None:
         self._config = config
-        self._warnings = parts.warnings
+        self._parts = parts
+        self._deadlines = deadlines
         self._reactor = reactor
         self._sockets: list[tuple[socket.socket, Profile]] = []
         self._listening: list[tuple[str, int]] = []
@@ -89,51 +104,74 @@ class Proxy(Service):
             raise SystemExit(
                 f"smtpproxy: {config.log.file}: cannot be opened: {error.strerror}"
             ) from None
-        self._deadlines = Deadlines(reactor)
         self._addresses = Addresses(reactor)
+        self._mail_hosts = MailHosts(reactor, config.dns.servers, config.dns.timeout)
         self._reverse_names = (
             ReverseNames(reactor, config.dns.servers, config.dns.timeout)
             if config.dns.reverse
             else NoReverseNames()
         )
-        times, limits = config.timeouts, config.limits
-        relaying = Relaying(
-            router=parts.router,
-            deadlines=self._deadlines,
-            times=DeliveryTimes(times.upstream_reply, times.upstream_final),
-            recipient_time=times.recipient,
-            max_message_bytes=limits.max_message_bytes,
-            max_recipients=limits.max_recipients,
-            reject_bare_newline=config.bare_newline == "reject",
+        connector = self._connector()
+        self._shadow_counts = ShadowCounts(
+            deadlines, lambda text: self._log.note(Level.WARNING, text)
         )
-        self._profiles = [
-            Profile(
-                domain=config.domain,
-                tls_context=context,
-                relaying=relaying,
-                command_time=times.client_command,
-                data_time=times.client_data,
-                tls_time=times.upstream_connect,
-                max_errors=limits.max_errors,
-            )
-            for context in parts.server_contexts
-        ]
-        connector = Connector(
-            dial=TcpDial(reactor, lambda: Stream(self._deadlines)),
-            resolve=self._addresses.resolve,
-            is_ourselves=lambda address, port: is_ourselves(self._listening, address, port),
-            manners=Manners(
-                config.domain, parts.client_context, times.upstream_connect, times.upstream_reply
-            ),
-            deadlines=self._deadlines,
-        )
+        self._shadows = Shadows(connector, self._shadow_counts.skipped)
+        self._profiles = [self._profile(context) for context in parts.server_contexts]
+        limits = config.limits
         self._sessions = Sessions(
             names=session_names(time.time),
             connector=connector,
             reverse_name=self._reverse_names.name,
-            observe=self._log,
+            observe=self._observe,
             limits=ConnectionLimits(limits.max_connections, limits.max_connections_per_address),
+            deadlines=deadlines,
+        )
+        self._reloader = Reloader(
+            parts.chain.files, Threads(reactor, "reload", most=1), reactor, self._reloaded
+        )
+        self._administration = Administration(parts.chain, self._reloader, self._shadow_counts)
+        self._refreshing = LoopingCall(self._refresh)
+        self._refreshing.clock = reactor
+
+    def _connector(self) -> Connector:
+        times = self._config.timeouts
+        return Connector(
+            dial=TcpDial(self._reactor, lambda: Stream(self._deadlines)),
+            resolve=self._addresses.resolve,
+            mail_hosts=self._mail_hosts.of,
+            is_ourselves=lambda address, port: is_ourselves(self._listening, address, port),
+            manners=Manners(
+                self._config.domain,
+                self._parts.client_context,
+                times.upstream_connect,
+                times.upstream_reply,
+            ),
             deadlines=self._deadlines,
+        )
+
+    def _times(self) -> DeliveryTimes:
+        times = self._config.timeouts
+        return DeliveryTimes(times.upstream_reply, times.upstream_final)
+
+    def _profile(self, tls_context: SSL.Context | None) -> Profile:
+        config, times, limits = self._config, self._config.timeouts, self._config.limits
+        return Profile(
+            domain=config.domain,
+            tls_context=tls_context,
+            relaying=Relaying(
+                router=self._parts.chain.router,
+                shadows=self._shadows,
+                deadlines=self._deadlines,
+                times=self._times(),
+                recipient_time=times.recipient,
+                max_message_bytes=limits.max_message_bytes,
+                max_recipients=limits.max_recipients,
+                reject_bare_newline=config.bare_newline == "reject",
+            ),
+            command_time=times.client_command,
+            data_time=times.client_data,
+            tls_time=times.upstream_connect,
+            max_errors=limits.max_errors,
         )
 
     def setServiceParent(self, parent: Any) -> None:
@@ -155,8 +193,8 @@ class Proxy(Service):
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
         # Twisted leaves SIGHUP as it is, which ends the program.
-        signal.signal(signal.SIGHUP, self._signalled)
-        signal.signal(signal.SIGUSR1, self._signalled)
+        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._hang_up))
+        signal.signal(signal.SIGUSR1, lambda *_: self._reactor.callFromThread(self._log.reopen))
         for bound, profile in self._sockets:
             if bound.family != socket.AF_UNIX:
                 self._listening.append(bound.getsockname()[:2])
@@ -166,7 +204,10 @@ class Proxy(Service):
             self._log.note(Level.INFO, f"listening on {_written(bound)}")
             bound.close()
         self._sockets.clear()
-        for warning in self._warnings:
+        self._listen_for_commands()
+        self._reloader.start()
+        self._refreshing.start(REFRESH_EVERY)
+        for warning in self._parts.warnings:
             self._log.note(Level.WARNING, str(warning))
         self._log.note(Level.INFO, f"smtpproxy {__version__} started")
         gc.freeze()  # what is there now stays: 2 % less work a session
@@ -186,14 +227,52 @@ class Proxy(Service):
                 self._log.note(Level.INFO, f"stopping: {len(self._sessions)} sessions to end")
             await self._sessions.stop(self._config.timeouts.drain)
         finally:
+            self._shadows.stop()
+            self._shadow_counts.stop()
+            self._reloader.stop()
+            self._refreshing.stop()
+            self._parts.chain.stop()
             self._deadlines.stop()
-            self._reverse_names.stop()
-            self._addresses.stop()
+            for each in (self._reverse_names, self._mail_hosts, self._addresses):
+                each.stop()
             self._log.note(Level.INFO, "stopped")
             self._log.stop()
 
-    def _signalled(self, number: int, frame: object) -> None:
-        self._reactor.callFromThread(self._log.reopen)
+    # Reloading, and the administrator's commands.
+
+    def _hang_up(self) -> None:
+        """SIGHUP: read all files of rows, forget what databases said, begin a new log file."""
+        self._log.reopen()
+        Deferred.fromCoroutine(self._administration.reload()).addErrback(self._failed)
+
+    def _observe(self, event: Event) -> None:
+        self._log(event)
+        self._shadow_counts(event)
+
+    def _reloaded(self, outcome: Outcome) -> None:
+        for line in outcome.lines:
+            self._log.note(Level.INFO if outcome.ok else Level.ERROR, line)
+
+    def _refresh(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._parts.chain.refresh(self._database_told))
+
+    def _database_told(self, well: bool, text: str) -> None:
+        self._log.note(Level.INFO if well else Level.WARNING, text)
+
+    def _listen_for_commands(self) -> None:
+        """Open the control socket, where one is configured; without it mail flows all the same."""
+        path = self._config.control
+        if not path:
+            return
+        factory = ControlFactory(self._administration.commands(), self._reactor)
+        try:
+            self._ports.append(listen_privately(self._reactor, path, factory))
+        except OSError as error:
+            self._log.note(Level.ERROR, f"no control socket {path}: {error.strerror or error}")
+
+    def _failed(self, failure: Failure) -> None:
+        if not failure.check(ControlError):  # type: ignore[no-untyped-call]
+            log.failure("reloading failed", failure=failure)
 
     def _factory(self, on_connected: Callable[[Stream], object]) -> Factory[Any]:
         factory: Factory[Any] = Factory.forProtocol(

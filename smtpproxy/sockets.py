@@ -8,6 +8,11 @@ import socket
 import stat
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
+from typing import Any
+
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory
 
 from smtpproxy.config import Address
 from smtpproxy.faults import Fault, Faults
@@ -108,7 +113,10 @@ def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
 
 
 def _bind_path(path: str) -> socket.socket:
-    """A Unix socket that every local user may connect to, as to a port of the loopback address."""
+    """A listening Unix socket for every local user, as a port of the loopback address is.
+
+    Raises OSError.
+    """
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         bound.setblocking(False)
@@ -121,6 +129,20 @@ def _bind_path(path: str) -> socket.socket:
         bound.close()
         raise
     return bound
+
+
+def listen_privately(reactor: Any, path: str, factory: Factory[Any]) -> IListeningPort:
+    """Listen at a Unix socket that is for root and this program's user alone; raises OSError.
+
+    `adoptStreamPort` would not do: it opens every Unix socket to all users.
+    """
+    if _is_stale(path):
+        os.unlink(path)
+    try:
+        port: IListeningPort = reactor.listenUNIX(path, factory, mode=0o600)
+    except CannotListenError as error:
+        raise error.socketError from None
+    return port
 
 
 def _is_stale(path: str) -> bool:

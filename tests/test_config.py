@@ -100,6 +100,7 @@ def test_defaults(folder):
     assert config.dns.model_dump() == {"servers": (), "timeout": 5.0, "reverse": True}
     assert config.log.model_dump() == {"format": "text", "level": "info", "file": ""}
     assert (config.recipient_delimiter, config.tls_ca, config.bare_newline) == ("", "", "normalize")
+    assert config.control == ""
     assert (config.listeners[0].tls_cert, config.listeners[0].tls_key) == ("", "")
 
 
@@ -122,8 +123,20 @@ def test_built_in_code_without_a_file():
     )
     assert config.timeouts.client_command == 0.5
     assert config.timeouts.client_data == 180.0
+    assert config.place("mappings", 0) == "mappings[0]"
     with pytest.raises(ValidationError):
         config.domain = "other.test"
+
+
+def test_a_setting_knows_where_it_is_written(folder):
+    config = read(SMALLEST, SMTPPROXY_LIMITS__MAX_ERRORS="3", SMTPPROXY_MAPPINGS__1__SERVER="a")
+    assert config.place("mappings", 0, "file") == "smtpproxy.toml:11: mappings[0].file"
+    assert config.place("mappings", 1) == "smtpproxy.toml:13: mappings[1]"
+    assert config.place("mappings", 1, "tls") == "smtpproxy.toml:13: mappings[1].tls"
+    assert config.place("mappings", 1, "server") == "SMTPPROXY_MAPPINGS__1__SERVER"
+    assert config.place("limits", "max_errors") == "SMTPPROXY_LIMITS__MAX_ERRORS"
+    assert config.place("dns", "timeout") == "smtpproxy.toml: dns.timeout"
+    assert read("\n\n" + SMALLEST) == read(SMALLEST)
 
 
 def test_file_names_begin_in_the_folder_of_the_file(folder, monkeypatch):
@@ -177,7 +190,8 @@ listen = "127.0.0.1:25"
         "smtpproxy.toml:7: limits.max_errors: must be greater than 0, not 0",
         "smtpproxy.toml:8: limits.max_conections: there is no such setting here; "
         f"did you mean max_connections? Known here: {limits}",
-        'smtpproxy.toml:10: mappings[0].type: must be "csv" or "static", not "sql"',
+        'smtpproxy.toml:10: mappings[0].type: must be one of "csv", "regex", "mysql", "sqlite", '
+        '"http", "static", not "sql"',
         "smtpproxy.toml:13: mappings[1].server: 'x' is not a port; give a number from 1 to 65535",
         "smtpproxy.toml:14: listeners[0].tls_key: is missing: "
         "tls_cert needs the key that belongs to it",
@@ -218,6 +232,8 @@ listen = "127.0.0.1:25"
         ('log.level = "INFO"', None),
         ('tls_ca = "\\u0000"', "tls_ca: a file name must not hold control characters"),
         ('recipient_delimiter = "plus"', None),
+        ("control = 3", "control: must be a text in quotes, not 3"),
+        (f'control = "/{"x" * 107}"', None),
         ('recipient_delimiter = "@"', None),
         ('"a.b\\n" = 1', None),
         ("[tls]\nx = 1", None),
@@ -237,7 +253,7 @@ def test_one_wrong_line_is_one_fault_in_one_line(folder, line, fault):
 def test_a_setting_in_the_wrong_table_is_told_where_it_belongs(folder):
     assert faults(f'{NEEDED}tls_verify = true\n[dns]\ndomain = "mx.test"\nfile = ""\n') == [
         "smtpproxy.toml:6: mappings[0].tls_verify: there is no such setting here; "
-        "known: type, file",
+        "known: type, file, parent_domains, max_shrink",
         "smtpproxy.toml:8: dns.domain: there is no such setting here; "
         "it belongs at the top, before the first [table]. Known here: servers, timeout, reverse",
         "smtpproxy.toml:9: dns.file: there is no such setting here; "
@@ -266,7 +282,11 @@ def test_listeners(folder, tables, fault):
 @pytest.mark.parametrize(
     ("tables", "fault"),
     [
-        ("[[mappings]]\n", '3: mappings[0].type: is missing: add type = "csv" or type = "static"'),
+        (
+            "[[mappings]]\n",
+            '3: mappings[0].type: is missing: add type = "csv", or another of "csv", "regex", '
+            '"mysql", "sqlite", "http", "static"',
+        ),
         (
             '[[mappings]]\ntype = "csv"\n',
             '3: mappings[0].file: is missing: add file = "mapping.csv"',
@@ -278,11 +298,13 @@ def test_listeners(folder, tables, fault):
         ),
         (
             '[[mappings]]\ntype = "csv"\nfile = "a"\ntls_verify = false',
-            "6: mappings[0].tls_verify: there is no such setting here; known: type, file",
+            "6: mappings[0].tls_verify: there is no such setting here; "
+            "known: type, file, parent_domains, max_shrink",
         ),
         (
             '[[mappings]]\ntype = "static"\nserver = "a"\nfile = "b"',
-            "6: mappings[0].file: there is no such setting here; known: type, server, tls_verify",
+            "6: mappings[0].file: there is no such setting here; "
+            "known: type, server, tls_verify, tls, identity",
         ),
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.config import Address, Config, Faults, load, settings
+from smtpproxy.config import Address, Config, Faults, StaticMapping, load, settings
 from smtpproxy.config.environment import variables
 
 FILE = """\
@@ -64,10 +64,46 @@ def test_a_variable_counts_more_than_the_file(path):
     assert config.timeouts.recipient == 240.0
     assert (config.dns.reverse, config.dns.servers) == (False, ("192.0.2.53",))
     assert config.log.format == "json"
-    assert [m.model_dump() for m in config.mappings] == [
-        {"type": "static", "server": "mail.example.com", "tls_verify": False}
-    ]
+    assert config.mappings == (
+        StaticMapping(type="static", server="mail.example.com", tls_verify=False),
+    )
     assert len(config.listeners) == 2
+
+
+def test_one_name_in_several_kinds_of_mapping(path):
+    """`tls` is a word to a static mapping, and true or false to a database."""
+    config = load(path, {"SMTPPROXY_MAPPINGS__0__TLS": "encrypt"})
+    assert config.mappings[0].tls == "encrypt"
+    database = {
+        "TYPE": "mysql",
+        "DATABASE": "smtpproxy",
+        "QUERY": "SELECT server FROM routes WHERE pattern = ?",
+        "TLS": "true",
+        "PASSWORD": "12345",
+        "CACHE_SIZE": "10",
+    }
+    environ = {f"SMTPPROXY_MAPPINGS__1__{name}": value for name, value in database.items()}
+    mapping = load(path, environ).mappings[1]
+    assert (mapping.tls, mapping.password, mapping.cache_size) == (True, "12345", 10)
+    assert faults(path, environ | {"SMTPPROXY_MAPPINGS__0__TLS": "true"}) == [
+        'SMTPPROXY_MAPPINGS__0__TLS: must be "", "none", "may", "encrypt" or "verify", not true'
+    ]
+
+
+def test_headers(path):
+    environ = {
+        "SMTPPROXY_MAPPINGS__1__TYPE": "http",
+        "SMTPPROXY_MAPPINGS__1__URL": "http://127.0.0.1:8080/route",
+        "SMTPPROXY_MAPPINGS__1__HEADERS": '{X-Auth-Key = "secret"}',
+    }
+    assert load(path, environ).mappings[1].headers == {"X-Auth-Key": "secret"}
+
+
+def test_a_secret_is_not_repeated(path):
+    for name, value in [("PASSWORD", "'hunter2'"), ("HEADERS", "hunter2"), ("URL", '"hunter2"')]:
+        (found,) = faults(path, {f"SMTPPROXY_MAPPINGS__0__{name}": value})[:1]
+        assert found.startswith(f"SMTPPROXY_MAPPINGS__0__{name}: ")
+        assert "hunter2" not in found
 
 
 def hosts(config: Config) -> list[Address]:

@@ -8,15 +8,22 @@ administrator is told, and `loading` puts these together.
 from __future__ import annotations
 
 from smtpproxy.config.loading import DEFAULT_FILE, config_file, load
+from smtpproxy.config.mappings import (
+    CsvMapping,
+    HttpMapping,
+    Mapping,
+    MysqlMapping,
+    RegexMapping,
+    SqliteMapping,
+    StaticMapping,
+)
 from smtpproxy.config.model import (
     Config,
-    CsvMapping,
     Dns,
     Limits,
     Listener,
     Log,
     Setting,
-    StaticMapping,
     Timeouts,
     settings,
 )
@@ -31,10 +38,15 @@ __all__ = [
     "Dns",
     "Fault",
     "Faults",
+    "HttpMapping",
     "Limits",
     "Listener",
     "Log",
+    "Mapping",
+    "MysqlMapping",
+    "RegexMapping",
     "Setting",
+    "SqliteMapping",
     "StaticMapping",
     "Timeouts",
     "config_file",

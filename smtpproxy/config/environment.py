@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from smtpproxy.config.lines import KeyPath
 from smtpproxy.config.model import Config, is_list, tables_in
+from smtpproxy.config.places import Origins
 from smtpproxy.config.wording import syntax
 from smtpproxy.faults import Fault
 
@@ -31,8 +32,6 @@ _KUBERNETES = re.compile(
 )
 _INDEX = re.compile("(?<=__)[0-9]{1,4}(?=__)")
 
-Origins = dict[KeyPath, str]  # the variable that set what is at a path, or added it
-
 
 def overlay(data: dict[str, Any], environ: Mapping[str, str]) -> tuple[Origins, list[Fault]]:
     """Lay the settings in `environ` over those in `data`, which is changed."""
@@ -41,34 +40,34 @@ def overlay(data: dict[str, Any], environ: Mapping[str, str]) -> tuple[Origins, 
     # A whole list before its elements, and these in the order of their numbers.
     for name in sorted(filter(_ours, environ), key=lambda name: (name.count("__"), _index(name))):
         try:
-            path, setting = _setting(name)
-            _put(data, path, _value(setting, environ[name]), name, origins)
+            path, meant = _setting(name)
+            _put(data, path, _value(meant, environ[name]), name, origins)
             origins[path] = name
         except ValueError as error:
             faults.append(Fault(name, str(error)))
     return origins, faults
 
 
-def origin_of(path: KeyPath, origins: Origins) -> str | None:
-    """The variable that set what is at `path`, None where the file did."""
-    return next((origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origins), None)
-
-
 @cache
-def variables() -> dict[str, tuple[KeyPath, FieldInfo]]:
-    """Each variable, with the setting it stands for; of a list, those of its first element."""
-    known: dict[str, tuple[KeyPath, FieldInfo]] = {}
+def variables() -> dict[str, tuple[KeyPath, tuple[FieldInfo, ...]]]:
+    """Each variable, with the setting it stands for; of a list, those of its first element.
+
+    It is one setting, or one for each kind of mapping that has it.
+    """
+    known: dict[str, tuple[KeyPath, tuple[FieldInfo, ...]]] = {}
     for name, setting in Config.model_fields.items():
         start = f"{PREFIX}{name.upper()}"
         tables = tables_in(setting.annotation)
         path: KeyPath = (name,)
         if not tables or is_list(setting):
-            known[start] = path, setting
+            known[start] = path, (setting,)
         if is_list(setting):
             start, path = f"{start}__0", (*path, 0)
         for table in tables:
             for inner, member in table.model_fields.items():
-                known[f"{start}__{inner.upper()}"] = (*path, inner), member
+                variable = f"{start}__{inner.upper()}"
+                _, others = known.get(variable, ((), ()))
+                known[variable] = (*path, inner), (*others, member)
     return known
 
 
@@ -81,7 +80,7 @@ def _index(name: str) -> int:
     return int(index[0]) if index else 0
 
 
-def _setting(name: str) -> tuple[KeyPath, FieldInfo]:
+def _setting(name: str) -> tuple[KeyPath, tuple[FieldInfo, ...]]:
     known = variables()
     first = _INDEX.sub("0", name)
     if first not in known:
@@ -91,24 +90,29 @@ def _setting(name: str) -> tuple[KeyPath, FieldInfo]:
         close = members or get_close_matches(wrong, names, n=1)
         hint = f": did you mean {PREFIX}{close[0]}?" if close else ""
         raise ValueError(f"there is no such setting{hint}")
-    path, setting = known[first]
-    return tuple(_index(name) if part == 0 else part for part in path), setting
+    path, meant = known[first]
+    return tuple(_index(name) if part == 0 else part for part in path), meant
 
 
-def _value(setting: FieldInfo, text: str) -> Any:
-    """What `text` means for `setting`, in the terms of TOML."""
-    plain = setting.is_required() and not is_list(setting)
-    if plain or isinstance(setting.default, str):
+def _value(meant: tuple[FieldInfo, ...], text: str) -> Any:
+    """What `text` means for a setting, in the terms of TOML."""
+    if all(map(_is_text, meant)):
         if text.startswith(('"', "'")):
-            raise ValueError(f"is a text: write it without quotes, not {text}")
+            shown = f", not {text}" if all(setting.repr for setting in meant) else ""
+            raise ValueError(f"is a text: write it without quotes{shown}")
         return text
     try:
         document = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError as error:
-        if is_list(setting):
+        if any(map(is_list, meant)):
             raise ValueError(f"must be a list as in TOML: {syntax(error).message}") from None
         return text
     return document["value"] if len(document) == 1 else text
+
+
+def _is_text(setting: FieldInfo) -> bool:
+    plain = setting.is_required() and not is_list(setting)
+    return plain or isinstance(setting.default, str)
 
 
 def _put(data: dict[str, Any], path: KeyPath, value: object, name: str, origins: Origins) -> None:

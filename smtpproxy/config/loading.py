@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from smtpproxy.config.environment import Origins, origin_of, overlay
-from smtpproxy.config.lines import KeyPath, dotted, line_of, locate
+from smtpproxy.config.environment import overlay
+from smtpproxy.config.lines import KeyPath, line_of, locate
 from smtpproxy.config.model import Config
+from smtpproxy.config.places import Places, origin_of
 from smtpproxy.config.types import Reading
 from smtpproxy.config.wording import path_of, sentence, syntax
 from smtpproxy.faults import Fault, Faults
@@ -39,22 +40,22 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     except Faults as error:
         broken = error.faults
     origins, misnamed = overlay(data, environ)
+    places = Places(path, lines, origins)
     config, wrong = _validate(data, path.absolute().parent)
 
     of_file: list[tuple[int, Fault]] = []
     of_environment = misnamed
     for key, text in wrong:
-        if variable := origin_of(key, origins):
-            of_environment.append(Fault(_member(variable, key, origins), text))
+        fault = Fault(places.of(key), text)
+        if origin_of(key, origins):
+            of_environment.append(fault)
         elif not broken:
-            line = line_of(key, lines)
-            place = f"{path}:{line}" if line else str(path)
-            of_file.append((line or 0, Fault(f"{place}: {dotted(key)}", text)))
+            of_file.append((line_of(key, lines) or 0, fault))
     of_file.sort(key=lambda each: each[0])
     faults = [*broken, *(fault for _, fault in of_file), *of_environment]
     if config is None or faults:
         raise Faults(faults)
-    return config
+    return config.written_at(places)
 
 
 def _read(path: Path) -> str:
@@ -89,8 +90,3 @@ def _validate(
     except ValidationError as error:
         errors = error.errors(include_url=False)
         return None, [(path_of(each), sentence(each)) for each in errors]
-
-
-def _member(variable: str, key: KeyPath, origins: Origins) -> str:
-    """`variable`, and where its value has members, which one."""
-    return variable if origins.get(key) == variable else f"{variable}: {dotted(key)}"

@@ -21,11 +21,14 @@ from smtpproxy.config.values import (
     parse_dns_server,
     parse_domain,
     parse_duration,
+    parse_share,
     parse_size,
     parse_socket_path,
     quoted,
 )
-from smtpproxy.routing import parse_server
+from smtpproxy.routing import parse_servers
+from smtpproxy.routing.http_url import check_headers, parse_url
+from smtpproxy.routing.sql import MYSQL, SQLITE, Dialect, keyed_query, keyless_query
 
 
 @dataclass(slots=True)
@@ -48,6 +51,20 @@ def _duration(value: object, info: ValidationInfo) -> float:
     if info.context is not None:
         raise ValueError(no_unit(value))
     return float(value)
+
+
+def _duration_or_zero(value: object, info: ValidationInfo) -> float:
+    if value == "0s" or (value == 0.0 and type(value) in (int, float) and info.context is None):
+        return 0.0
+    return _duration(value, info)
+
+
+def _share(value: object, info: ValidationInfo) -> float:
+    if info.context is None and isinstance(value, float) and 0 <= value <= 1:
+        return value
+    if not isinstance(value, str):
+        raise ValueError('must be a percentage in quotes, such as "50%"')
+    return parse_share(value)
 
 
 def _size(value: object) -> int:
@@ -93,8 +110,35 @@ def _some(value: tuple[Any, ...]) -> tuple[Any, ...]:
     return value
 
 
-def _server(value: str) -> str:
-    parse_server(value)
+def _servers(value: str) -> str:
+    parse_servers(value)
+    return value
+
+
+def _socket_name(value: str, info: ValidationInfo) -> str:
+    name = _file_name(value, info)
+    return parse_socket_path(name) if name else name
+
+
+def _keyed(dialect: Dialect) -> AfterValidator:
+    def check(value: str) -> str:
+        keyed_query(value, dialect)
+        return value
+
+    return AfterValidator(check)
+
+
+def _keyless(dialect: Dialect) -> AfterValidator:
+    return AfterValidator(lambda value: keyless_query(value, dialect))
+
+
+def _url(value: str) -> str:
+    parse_url(value)
+    return value
+
+
+def _headers(value: dict[str, str]) -> dict[str, str]:
+    check_headers(value)
     return value
 
 
@@ -116,14 +160,25 @@ def _delimiters(value: str) -> str:
 
 
 Duration = Annotated[float, PlainValidator(_duration)]  # seconds
+DurationOrZero = Annotated[float, PlainValidator(_duration_or_zero)]  # seconds
 Size = Annotated[int, PlainValidator(_size)]  # octets
 Count = Annotated[int, Field(strict=True, gt=0)]
 Flag = Annotated[bool, Field(strict=True)]
 FileName = Annotated[str, AfterValidator(_file_name)]  # absolute after a reading; "" = none
 PresentFile = Annotated[str, AfterValidator(_present), AfterValidator(_file_name)]
+SocketName = Annotated[str, AfterValidator(_socket_name)]  # the same; "" = none
 Listen = Annotated[Address, PlainValidator(_address)]
 Domain = Annotated[str, AfterValidator(_domain)]  # "" = the host's
 Delimiters = Annotated[str, AfterValidator(_delimiters)]
-Server = Annotated[str, AfterValidator(_server)]  # as `parse_server` takes it
+Present = Annotated[str, AfterValidator(_present)]
+Port = Annotated[int, Field(strict=True, gt=0, lt=65536)]
+Share = Annotated[float, PlainValidator(_share)]  # a part of 1
+Servers = Annotated[str, AfterValidator(_servers)]  # as `parse_servers` takes them
+MysqlQuery = Annotated[Present, _keyed(MYSQL)]
+MysqlUpstreamsQuery = Annotated[str, _keyless(MYSQL)]  # "" = none
+SqliteQuery = Annotated[Present, _keyed(SQLITE)]
+SqliteUpstreamsQuery = Annotated[str, _keyless(SQLITE)]  # "" = none
+HttpUrl = Annotated[Present, AfterValidator(_url)]
+HttpHeaders = Annotated[dict[str, str], AfterValidator(_headers)]
 DnsServer = Annotated[str, AfterValidator(parse_dns_server)]
 Some = AfterValidator(_some)

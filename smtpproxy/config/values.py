@@ -60,6 +60,14 @@ def no_unit(number: object) -> str:
     return f'{number} has no unit: write "{number}s" for seconds or "{number}m" for minutes'
 
 
+def parse_share(text: str) -> float:
+    """A part of 1: "50%" is 0.5."""
+    match = re.fullmatch(r"([0-9]{1,3}) ?%", text.strip())
+    if match is None or int(match[1]) > 100:
+        raise ValueError(f'{quoted(text)} is not a percentage: write "50%", at most "100%"')
+    return int(match[1]) / 100
+
+
 def parse_size(text: str) -> int:
     """Octets: "1024", "50MiB" (times 2**20), "50MB" (times 10**6); case does not matter."""
     match = _QUANTITY.fullmatch(text.strip())

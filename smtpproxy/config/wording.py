@@ -6,17 +6,20 @@ import json
 import re
 import tomllib
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic.fields import FieldInfo
 
 from smtpproxy.config.lines import KeyPath
-from smtpproxy.config.model import Config, Table, tables_in
+from smtpproxy.config.mappings import KINDS
+from smtpproxy.config.model import Config, kind_of, tables_in
+from smtpproxy.config.table import Table
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _AT = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
+_KINDS_OF_MAPPING = ", ".join(f'"{kind}"' for kind in KINDS)
 _SHOWN = 60  # characters of a wrong value
 
 # What a value must be, by pydantic's name for the error.
@@ -25,6 +28,7 @@ _KINDS = {
     "int_type": "a whole number, without quotes",
     "string_type": "a text in quotes",
     "tuple_type": "a list",
+    "dict_type": "a table",
     "model_type": "a table",
     "model_attributes_type": "a table",
 }
@@ -61,6 +65,7 @@ def path_of(error: ErrorDetails) -> KeyPath:
 def sentence(error: ErrorDetails) -> str:
     """What is wrong with the setting, and what would be right."""
     kind, loc, value = error["type"], error["loc"], error["input"]
+    shown = "what it is" if _is_secret(loc) else _shown(value)
     match kind:
         case "value_error":
             return str(error["ctx"]["error"])
@@ -70,22 +75,30 @@ def sentence(error: ErrorDetails) -> str:
             setting = _settings_at(loc[:-1]).get(str(loc[-1]))
             return f"is missing: add {_example(setting)}"
         case "union_tag_not_found":
-            return 'is missing: add type = "csv" or type = "static"'
+            return f'is missing: add type = "csv", or another of {_KINDS_OF_MAPPING}'
         case "union_tag_invalid":
-            return f'must be "csv" or "static", not {_shown(value.get("type"))}'
+            return f"must be one of {_KINDS_OF_MAPPING}, not {_shown(value.get('type'))}"
         case "literal_error":
             allowed = error["ctx"]["expected"].replace("'", '"')
-            return f"must be {allowed}, not {_shown(value)}"
+            return f"must be {allowed}, not {shown}"
         case "greater_than":
-            return f"must be greater than {error['ctx']['gt']}, not {_shown(value)}"
+            return f"must be greater than {error['ctx']['gt']}, not {shown}"
+        case "less_than":
+            return f"must be less than {error['ctx']['lt']}, not {shown}"
         case "tuple_type" if loc in (("listeners",), ("mappings",)) and isinstance(value, dict):
             return f"can be several: write [[{loc[0]}]], with two brackets on each side"
         case "model_type" if isinstance(value, list):
             return f"is there only once: write [{loc[0]}], with one bracket on each side"
         case _ if kind in _KINDS:
-            return f"must be {_KINDS[kind]}, not {_shown(value)}"
+            return f"must be {_KINDS[kind]}, not {shown}"
         case _:
-            return f"cannot be {_shown(value)}"
+            return f"cannot be {shown}"
+
+
+def _is_secret(loc: KeyPath) -> bool:
+    """What is at `loc`, or something around it, is not for everyone to read."""
+    around = (_settings_at(loc[:n]).get(str(loc[n])) for n in range(len(loc)))
+    return any(setting is not None and not setting.repr for setting in around)
 
 
 def _unknown(loc: KeyPath) -> str:
@@ -116,17 +129,13 @@ def _settings_at(loc: KeyPath) -> dict[str, FieldInfo]:
     if loc:
         tables = tables_in(Config.model_fields[str(loc[0])].annotation)
     if _tagged(loc):
-        tables = tuple(table for table in tables if loc[2] in _tags(table))
+        tables = tuple(table for table in tables if loc[2] == kind_of(table))
     return {name: field for table in tables for name, field in table.model_fields.items()}
 
 
 def _tagged(loc: KeyPath) -> bool:
     """In pydantic's path of a mapping its type stands behind its number."""
     return len(loc) > 2 and loc[0] == "mappings"
-
-
-def _tags(table: type[Table]) -> tuple[str, ...]:
-    return get_args(table.model_fields["type"].annotation)
 
 
 def _example(setting: FieldInfo | None) -> str:

@@ -20,14 +20,27 @@ WIRE = "smtp"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({WIRE, "mail"}),
     # leaves that every layer above the wire may use
-    frozenset({"deadlines", "dns", "events", "faults", "stream", "tls"}),
+    frozenset({"deadlines", "dns", "events", "faults", "stream", "threads", "tls"}),
     frozenset({"routing", "policy"}),
     frozenset({"upstream"}),
     frozenset({"relay"}),
     frozenset({"listener"}),
     # the top, where "" is the package itself
-    frozenset({"", "__main__", "cli", "config", "demo", "logs", "metrics", "parts", "reload"})
-    | {"service", "sockets", "workers"},
+    frozenset(
+        {
+            "",
+            "__main__",
+            "administration",
+            "chain",
+            "cli",
+            "config",
+            "control",
+            "demo",
+            "explain",
+            "logs",
+        }
+    )
+    | {"metrics", "parts", "reload", "request", "service", "sockets", "watched", "workers"},
 )
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 TOP = len(LAYERS) - 1

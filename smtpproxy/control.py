@@ -1,0 +1,107 @@
+"""The control socket: how `smtpproxy reload` and its like talk to the running program.
+
+A Unix socket for root and the program's own user.  A request is one line of JSON,
+`{"command": "reload", "force": true}`, and so is the answer: `{"ok": true, ...}` or
+`{"ok": false, "error": "..."}`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IReactorTime, ITransport
+from twisted.internet.protocol import ServerFactory, connectionDone
+from twisted.logger import Logger
+from twisted.protocols.basic import LineOnlyReceiver
+from twisted.protocols.policies import TimeoutMixin
+from twisted.python.failure import Failure
+
+from smtpproxy.request import ControlError, request
+
+__all__ = ["ControlError", "ControlFactory", "ControlProtocol", "request"]
+
+REQUEST_TIME = 10.0  # seconds for a connection to say what it wants
+MAX_REQUEST = 64 * 1024  # octets
+
+Command = Callable[..., Awaitable[Mapping[str, Any]]]
+CarryOut = Callable[[bytes], Awaitable[Mapping[str, Any]]]
+
+log = Logger()
+
+
+class ControlProtocol(LineOnlyReceiver, TimeoutMixin):
+    """One connection of an administrator's command.
+
+    What was asked for is carried out, even if nobody waits for the answer any more.
+    """
+
+    delimiter = b"\n"
+    MAX_LENGTH = MAX_REQUEST
+    transport: ITransport
+
+    def __init__(self, carry_out: CarryOut, clock: IReactorTime) -> None:
+        self.callLater = clock.callLater  # type: ignore[method-assign, assignment]
+        self._carry_out = carry_out
+        self._asked = False
+
+    def connectionMade(self) -> None:
+        self.setTimeout(REQUEST_TIME)  # type: ignore[no-untyped-call]
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.setTimeout(None)  # type: ignore[no-untyped-call]
+
+    def lineReceived(self, line: bytes) -> None:
+        if not self._asked:
+            self._asked = True
+            self.setTimeout(None)  # type: ignore[no-untyped-call]
+            Deferred.fromCoroutine(self._answer(line))
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        if not self._asked:
+            self._asked = True
+            self._say({"ok": False, "error": f"a request has at most {MAX_REQUEST} octets"})
+
+    async def _answer(self, line: bytes) -> None:
+        try:
+            answer = {"ok": True, **await self._carry_out(line)}
+        except ControlError as error:
+            answer = {"ok": False, "error": str(error)}
+        except Exception as error:
+            log.failure("a command failed")
+            answer = {"ok": False, "error": f"internal error: {error!r}"}
+        self._say(answer)
+
+    def _say(self, answer: Mapping[str, Any]) -> None:
+        self.transport.write(json.dumps(answer).encode() + b"\n")
+        self.transport.loseConnection()
+
+
+class ControlFactory(ServerFactory):
+    """Knows the commands: each is called with the request's other members."""
+
+    noisy = False
+
+    def __init__(self, commands: Mapping[str, Command], clock: IReactorTime) -> None:
+        self._commands = commands
+        self._clock = clock
+
+    def buildProtocol(self, addr: IAddress | None) -> ControlProtocol:
+        return ControlProtocol(self.carry_out, self._clock)
+
+    async def carry_out(self, line: bytes) -> Mapping[str, Any]:
+        """The answer to one request; raises `ControlError`."""
+        try:
+            request = json.loads(line)
+            name = request.pop("command")
+            command = self._commands[name]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            known = ", ".join(sorted(self._commands))
+            raise ControlError(f"not a request; the commands are {known}") from None
+        try:
+            carried_out = command(**request)
+        except TypeError:  # a coroutine has done nothing yet
+            raise ControlError(f"{name} does not take these: {', '.join(request)}") from None
+        return await carried_out
