@@ -19,6 +19,14 @@ listen = "127.0.0.1:2525"
 type = "static"
 server = "mx1.test"
 """
+FILES = """
+[[mappings]]
+type = "csv"
+file = "mapping.csv"
+[[mappings]]
+type = "regex"
+file = "patterns.csv"
+"""
 
 
 @pytest.fixture
@@ -53,7 +61,7 @@ def test_without_a_command_comes_the_help(capsys):
     assert main([]) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    for command in ("check", "lookup", "probe", "demo"):
+    for command in ("check", "lookup", "probe", "diff", "reload", "demo"):
         assert f"    {command} " in said.err
 
 
@@ -69,6 +77,11 @@ def test_without_a_command_comes_the_help(capsys):
         ["probe", "--helo", "a\r\nMAIL"],
         ["probe", "--timeout", "0"],
         ["probe", "--timeout", "soon"],
+        ["probe", "--tls", "maybe", "mx1.test"],
+        ["probe", "--identity", "yes", "mx1.test"],
+        ["diff", "old.csv"],
+        ["diff", "--most", "-1", "old.csv", "new.csv"],
+        ["reload", "mapping.csv"],
     ],
 )
 def test_wrong_use_is_an_error_and_says_why(arguments, capsys):
@@ -147,6 +160,9 @@ def test_a_terminal_that_cannot_show_an_address(config):
     ],
 )
 def test_what_is_slow_to_load_is_not_loaded(config, arguments, unwanted):
+    config.write_text(f'control = "nobody"\n{CONFIG}{FILES}')
+    for name in ("mapping.csv", "patterns.csv"):
+        (config.parent / name).write_text("pattern;server\nexample.net;mx1.test\n")
     program = (
         "import sys; from smtpproxy.cli import main\n"
         "try: main(sys.argv[1:])\n"

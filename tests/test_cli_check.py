@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from smtpproxy.cli import main
@@ -51,15 +56,16 @@ def test_what_is_right_is_summed_up(check, proxy_certificate):
         "  domain    mx.example.net\n"
         f"  listener  127.0.0.1:2525, STARTTLS with {cert}\n"
         "  listener  unix:smtp, no STARTTLS\n"
-        "  mapping   csv mapping.csv: 3 rows, 2 servers\n"
-        "  mapping   static: mx1.test:25, its certificate need not verify\n",
+        "  mapping   csv mapping.csv: 3 rows, 2 upstreams\n"
+        "  mapping   static: mx1.test:25 (TLS where offered; its certificate need not verify)\n"
+        "  control   none\n",
         "",
     )
 
 
 def test_all_faults_at_once(check):
     text = HEAD.format(cert="no.pem", key="no.pem") + MAPPINGS
-    status, out, err = check(text, ROWS + "*;mx1.test\nalice@example.com;mx2.test:0\n")
+    status, out, err = check(text, ROWS + "*@a;mx1.test\nalice@example.com;mx2.test:0\n")
     assert (status, out) == (1, "")
     lines = err.splitlines()
     assert [line.partition(": ")[0] for line in lines] == [
@@ -91,3 +97,109 @@ def test_a_warning_is_no_fault(check, authority):
 def test_no_such_file(capsys):
     assert main(["check", "--config", "/nowhere/smtpproxy.toml"]) == 1
     assert "/nowhere/smtpproxy.toml: there is no such file" in capsys.readouterr().err
+
+
+FILES = """
+[[mappings]]
+type = "sqlite"
+file = "routes.db"
+query = "SELECT server FROM routes WHERE pattern = ?"
+upstreams_query = "SELECT DISTINCT server FROM routes"
+[[mappings]]
+type = "regex"
+file = "patterns.csv"
+[[mappings]]
+type = "http"
+url = "http://127.0.0.1:9/route?key=secret"
+"""
+
+
+def child(tmp_path, text):
+    """As a process of its own, for what has a reactor; status, output and errors."""
+    (tmp_path / "smtpproxy.toml").write_text(text)
+    (tmp_path / "patterns.csv").write_text("pattern;server\n.*@a\\.test;mx1.test\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "smtpproxy", "check", "--config", "smtpproxy.toml"],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, *(
+        each.replace(f"{tmp_path}/", "") for each in (done.stdout, done.stderr)
+    )
+
+
+SMALL = 'domain = "mx.test"\ncontrol = "control"\nlisteners = [{listen = "127.0.0.1:2525"}]\n'
+
+
+def test_a_database_is_asked(tmp_path):
+    with sqlite3.connect(tmp_path / "routes.db") as routes:
+        routes.execute("CREATE TABLE routes (pattern TEXT, server TEXT)")
+        routes.execute(
+            "INSERT INTO routes VALUES ('a.test', 'mx1.test'), ('b.test', 'localhost:2525')"
+        )
+    assert child(tmp_path, SMALL + FILES) == (
+        0,
+        "smtpproxy.toml: OK, 1 warning\n"
+        "  domain    mx.test\n"
+        "  listener  127.0.0.1:2525, no STARTTLS\n"
+        "  mapping   sqlite routes.db: answers, and lists 2 upstreams\n"
+        "  mapping   regex patterns.csv: 1 row, 1 upstream\n"
+        "  mapping   http http://127.0.0.1:9: is asked for each recipient, and was not asked now\n"
+        "  control   control\n",
+        "warning: localhost:2525: this upstream is the proxy itself: "
+        "mail for it is refused with 554 5.4.6\n",
+    )
+
+
+def test_a_database_that_does_not_answer(tmp_path):
+    with sqlite3.connect(tmp_path / "routes.db") as routes:
+        routes.execute("CREATE TABLE other (pattern TEXT, server TEXT)")
+    status, out, err = child(tmp_path, SMALL + FILES)
+    assert (status, out) == (1, "")
+    assert err == (
+        "smtpproxy.toml:5: mappings[0]: routes.db: routes.db: no such table: routes\n"
+        "smtpproxy.toml: 1 fault: smtpproxy would start, and tell clients 451\n"
+    )
+
+
+def test_no_such_database_and_what_else_is_wrong(tmp_path):
+    text = SMALL + FILES.replace("127.0.0.1:9", "127.0.0.1:0")
+    status, out, err = child(tmp_path, text)
+    assert (status, out) == (1, "")
+    assert "mappings[2].url: " in err
+    assert "secret" not in err
+    status, out, err = child(tmp_path, SMALL + FILES)
+    assert (status, out) == (1, "")
+    assert err.splitlines()[0] == "routes.db: there is no such file: make the database first"
+
+
+def test_one_file_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SMTPPROXY_CONFIG", "/nowhere")
+    Path("a.csv").write_text(ROWS)
+    assert main(["check", "a.csv"]) == 0
+    assert capsys.readouterr() == ("a.csv: OK, 3 rows, 2 upstreams\n", "")
+    Path("a.csv").write_text(ROWS + "*@x;mx1.test\nalice@example.com;:\n")
+    assert main(["check", "a.csv"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert [line.partition(": ")[0] for line in said.err.splitlines()] == [
+        *("a.csv:5", "a.csv:6", "a.csv:6", "a.csv")
+    ]
+    assert said.err.endswith("a.csv: 3 faults\n")
+    assert main(["check", "none.csv"]) == 1
+
+
+def test_one_file_of_expressions(tmp_path, capsys):
+    file = tmp_path / "patterns.csv"
+    file.write_text("pattern;server\n.*@a;mx1.test\n(;mx1.test\n")
+    assert main(["check", "--regex", str(file)]) == 1
+    assert f"{file}:3: pattern: " in capsys.readouterr().err
+
+
+def test_a_configuration_is_no_file_of_rows(capsys):
+    assert main(["check", "smtpproxy.toml"]) == 2
+    assert "--config" in capsys.readouterr().err

@@ -42,6 +42,18 @@ def section(command: str) -> str:
     return found
 
 
+def test_the_sample_of_diff(tmp_path, capsys, monkeypatch):
+    (printed,) = [printed for words, printed in SAMPLES if words[1] == "diff"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mapping.csv").write_text(block("csv"))
+    (tmp_path / "mapping.csv.new").write_text(
+        "pattern;server\nexample.com;new.example.net,old.example.net:2525\n"
+        "example.org;new.example.net\n"
+    )
+    assert main(["diff", "mapping.csv", "mapping.csv.new"]) == 1
+    assert capsys.readouterr().out == printed
+
+
 def test_every_command_has_a_section():
     assert [re.match(r"`smtpproxy (\w+)", text)[1] for text in SECTIONS] == list(commands())  # type: ignore[index]
     for command in commands():
@@ -71,7 +83,8 @@ def block(kind: str) -> str:
 
 
 def test_there_are_samples():
-    assert [words[1] for words, _ in SAMPLES] == ["check", "lookup", "lookup", "probe", "demo"]
+    names = [words[1] for words, _ in SAMPLES]
+    assert names == ["check", "lookup", "lookup", "probe", "diff", "demo"]
 
 
 @pytest.mark.parametrize(("words", "printed"), SAMPLES[:3])

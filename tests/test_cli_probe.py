@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable
@@ -23,13 +24,17 @@ from smtpproxy.cli import probe
 from smtpproxy.cli.visiting import Visitor
 from smtpproxy.config import load
 from smtpproxy.dns import NotFound
-from smtpproxy.routing import Upstream
+from smtpproxy.routing import Identity, Tls, Upstream, parse_servers
 from tests.support.certificates import Authority, Certificate, self_signed
 from tests.support.ports import free_port
 
 EHLO = "250-mx1.test\r\n250-SIZE 1000\r\n250 {}"
 XCLIENT = "XCLIENT NAME ADDR PORT PROTO HELO"
 CLEAR = {"": "220 mx1.test ESMTP", "EHLO": EHLO.format("8BITMIME"), "QUIT": "221 Bye"}
+
+
+def upstream(servers: str, tls: Tls = Tls.OFFERED, identity: Identity = Identity.AUTO) -> Upstream:
+    return Upstream(parse_servers(servers), tls, identity)
 
 
 @dataclass
@@ -61,6 +66,9 @@ class Server(Protocol):
             self.transport.write(answer.encode("latin-1") + b"\r\n")
 
     def dataReceived(self, data):
+        if data.startswith((b"PROXY ", b"\r\n\r\n\0")):
+            self.script.said.append(data)
+            return
         if not data.endswith(b"\r\n"):  # TLS, where none was meant
             self.transport.abortConnection()
             return
@@ -132,12 +140,14 @@ class Case(unittest.TestCase):
         self.addCleanup(visitor.stop)
         return visitor
 
-    async def facts(self, script, verify=True, host="127.0.0.1", **more):
+    async def facts(
+        self, script, tls=Tls.OFFERED, identity=Identity.AUTO, host="127.0.0.1", **more
+    ):
         """What is printed of a server, line by line without the indent; in front, its error."""
         port = self.serve(script)
-        report = await self.visitor(**more).visit(Upstream(host, port, verify))
+        report = await self.visitor(**more).visit(upstream(f"{host}:{port}", tls, identity))
         lines = list(probe._lines(report))
-        self.assertTrue(lines[0].startswith(f"{host}:{port} (TLS where offered; its certificate"))
+        self.assertTrue(lines[0].startswith(f"{host}:{port} ("))
         return report.error, [re.sub(" +", " ", line.strip()) for line in lines[1:]]
 
 
@@ -187,7 +197,7 @@ class Probing(Case):
         )
 
     async def test_a_certificate_that_need_not_verify(self):
-        error, facts = await self.facts(starttls(self_signed(self.folder, "mx1.test")), False)
+        error, facts = await self.facts(starttls(self_signed(self.folder, "mx1.test")), Tls.MAY)
         self.assertIsNone(error)
         self.assertIn("verifies no: self-signed certificate", facts)
         self.assertEqual(facts[-1], "result would take mail")
@@ -200,7 +210,7 @@ class Probing(Case):
 
     async def test_a_handshake_that_fails_is_followed_by_one_in_clear(self):
         """As the proxy does where the certificate need not verify."""
-        error, facts = await self.facts(starttls(), False)
+        error, facts = await self.facts(starttls(), Tls.MAY)
         self.assertIsNone(error)
         failed = next(i for i, fact in enumerate(facts) if "the handshake failed: " in fact)
         self.assertEqual(
@@ -236,6 +246,50 @@ class Probing(Case):
         self.assertIn(" HELO=mx.example.net ", script.said[1])
         self.assertTrue(script.said[1].endswith(" ADDR=127.0.0.1"))
 
+    async def test_no_mail_without_xclient(self):
+        error, facts = await self.facts(Script(), identity=Identity.XCLIENT)
+        self.assertEqual(error.reply.code, 451)
+        self.assertIn("result would not take mail: it does not offer XCLIENT;", facts[-1])
+
+    async def test_the_proxy_protocol(self):
+        script = answering(EHLO=EHLO.format(XCLIENT))
+        error, facts = await self.facts(
+            script, identity=Identity.PROXY1, client="192.0.2.7", listen="127.0.0.1:2526"
+        )
+        self.assertIsNone(error)
+        self.assertRegex(script.said[0], rb"^PROXY TCP4 192\.0\.2\.7 127\.0\.0\.1 [0-9]+ 2526\r\n$")
+        self.assertEqual(facts[1], "PROXY a header of version 1 was sent")
+        self.assertEqual(facts[2], "greeting 220 mx1.test ESMTP")
+        self.assertFalse([fact for fact in facts if fact.startswith("XCLIENT")])
+        script.said.clear()
+        error, facts = await self.facts(script, identity=Identity.PROXY2, client="2001:db8::7")
+        self.assertIsNone(error)
+        self.assertTrue(script.said[0].startswith(b"\r\n\r\n\0\r\nQUIT\n\x21\x21"))
+        self.assertEqual(len(script.said[0]), 16 + 36)  # both ends are of IPv6
+        self.assertEqual(facts[1], "PROXY a header of version 2 was sent")
+
+    async def test_identities_that_the_handshake_has_no_part_in(self):
+        for identity, said in [
+            (Identity.RECEIVED, "identity a Received: line in the message"),
+            (Identity.NONE, "identity none: the server takes this proxy for the client"),
+        ]:
+            script = answering(EHLO=EHLO.format(XCLIENT))
+            error, facts = await self.facts(script, identity=identity)
+            self.assertIsNone(error)
+            self.assertEqual(facts[-2], said)
+            self.assertEqual(script.said, ["EHLO mx.example.net", "QUIT"])
+
+    async def test_ways_of_tls(self):
+        error, facts = await self.facts(starttls(), Tls.NONE)
+        self.assertIsNone(error)
+        self.assertIn("STARTTLS not asked for: mail goes in clear", facts)
+        for way in (Tls.ENCRYPT, Tls.VERIFY):
+            error, facts = await self.facts(Script(), way)
+            self.assertIn("it does not offer STARTTLS", str(error))
+            self.assertNotIn("STARTTLS not offered: mail goes in clear", facts)
+        made = starttls(self_signed(self.folder, "mx1.test"))
+        self.assertIsNone((await self.facts(made, Tls.ENCRYPT))[0])
+
     async def test_a_client_that_is_refused(self):
         refusal = "550 5.7.1 192.0.2.7 is blocked"
         script = answering(EHLO=EHLO.format(XCLIENT), XCLIENT=refusal)
@@ -269,8 +323,7 @@ class Probing(Case):
         self.assertTrue("".join(facts).isprintable())
 
     async def test_nobody_listens(self):
-        upstream = Upstream("127.0.0.1", free_port(), True)
-        report = await self.visitor().visit(upstream)
+        report = await self.visitor().visit(upstream(f"127.0.0.1:{free_port()}"))
         self.assertEqual(report.error.reply.enhanced, "4.4.1")
         self.assertEqual(report.attempts[0].visits, ())
 
@@ -281,12 +334,12 @@ class Probing(Case):
             raise NotFound("no such host")
 
         visitor._addresses._look_up = no_such
-        report = await visitor.visit(Upstream("mx1.test", 25, True))
+        report = await visitor.visit(upstream("mx1.test"))
         self.assertEqual(list(probe._lines(report))[1:2], ["  mx1.test"])
         self.assertIn("no such host", str(report.error))
 
     async def test_the_proxy_itself(self):
-        report = await self.visitor(listen="127.0.0.1:2599").visit(Upstream("127.0.0.1", 2599))
+        report = await self.visitor(listen="127.0.0.1:2599").visit(upstream("127.0.0.1:2599"))
         self.assertEqual(str(report.error.reply)[:9], "554 5.4.6")
 
     async def test_every_address_is_tried(self):
@@ -294,13 +347,52 @@ class Probing(Case):
         port = self.serve(Script(), "127.0.0.3")
         visitor = self.visitor()
         visitor._addresses._look_up = lambda host: ("127.0.0.2", "127.0.0.3", "127.0.0.4")
-        report = await visitor.visit(Upstream("mx1.test", port))
+        report = await visitor.visit(upstream(f"mx1.test:{port}"))
         self.assertEqual(
             [(attempt.address, attempt.error is None) for attempt in report.attempts],
             [("127.0.0.2", False), ("127.0.0.3", True), ("127.0.0.4", False)],
         )
         self.assertIsNone(report.error)
         self.assertEqual(list(probe._lines(report))[-1], "  would take mail")
+
+    async def test_several_servers(self):
+        port = self.serve(Script(), "127.0.0.3")
+        free = free_port("127.0.0.2")
+        visitor = self.visitor()
+        report = await visitor.visit(upstream(f"127.0.0.2:{free},127.0.0.3:{port}"))
+        lines = list(probe._lines(report))
+        self.assertTrue(lines[0].startswith(f"127.0.0.2:{free},127.0.0.3:{port} ("))
+        self.assertEqual(
+            [line for line in lines if line.startswith("  127.")],
+            [f"  127.0.0.2:{free} at 127.0.0.2", f"  127.0.0.3:{port} at 127.0.0.3"],
+        )
+        self.assertEqual(lines[-1], "  would take mail")
+        self.assertIsNone(report.error)
+
+    async def test_the_hosts_of_a_domain(self):
+        port = self.serve(Script())
+        visitor = self.visitor()
+        hosts = {"example.com": ("mx1.test", "mx2.test")}
+
+        async def of(domain):
+            if domain not in hosts:
+                raise NotFound("no MX records")
+            return hosts[domain]
+
+        visitor._mail_hosts.of = of
+        visitor._addresses._look_up = lambda host: ("127.0.0.1",)
+        report = await visitor.visit(upstream(f"mx:example.com:{port},mx:example.net"))
+        self.assertEqual(
+            [(str(each.server), each.address, each.error is None) for each in report.attempts],
+            [
+                (f"mx1.test:{port}", "127.0.0.1", True),
+                (f"mx2.test:{port}", "127.0.0.1", True),
+                ("mx:example.net:25", "", False),
+            ],
+        )
+        lines = list(probe._lines(report))
+        self.assertIn("  mx:example.net:25", lines)
+        self.assertEqual(lines[-1], "  would take mail")
 
 
 class Child(ProcessProtocol):
@@ -339,6 +431,40 @@ class Command(Case):
         status, out, err = await self.probe(file, "--no-verify", server)
         self.assertEqual((status, err), (0, ""))
         self.assertTrue(out.startswith(f"{server} (TLS where offered; its certificate need not "))
+
+    async def test_a_server_and_how_to_talk_to_it(self):
+        script = starttls(self_signed(self.folder, "mx1.test"))
+        server = f"127.0.0.1:{self.serve(script)}"
+        words = ["--tls", "encrypt", "--identity", "none", server]
+        status, out, err = await self.probe(self.config("192.0.2.1"), *words)
+        self.assertEqual((status, err), (0, ""))
+        self.assertTrue(
+            out.startswith(
+                f"{server} (TLS always; its certificate need not verify; identity: none: the server"
+            )
+        )
+
+    async def test_the_servers_of_a_database(self):
+        server = f"127.0.0.1:{self.serve(Script())}"
+        file = self.config("192.0.2.1")
+        query = "SELECT server FROM routes"
+        with sqlite3.connect(self.folder / "routes.db") as routes:
+            routes.execute("CREATE TABLE routes (pattern TEXT, server TEXT)")
+            routes.execute("INSERT INTO routes VALUES ('a.test', ?)", [server])
+        text = re.sub("mappings = .*\n", "", file.read_text())
+        file.write_text(
+            f'{text}[[mappings]]\ntype = "sqlite"\nfile = "routes.db"\n'
+            f'query = "{query} WHERE pattern = ?"\nupstreams_query = "{query}"\n'
+        )
+        for words in ([], ["alice@a.test"]):
+            status, out, err = await self.probe(file, *words)
+            self.assertEqual((status, err), (0, ""))
+            self.assertTrue(out.startswith(f"{server} ("))
+        file.write_text(file.read_text().replace("FROM routes", "FROM other"))
+        for words in ([], ["alice@a.test"]):
+            status, out, err = await self.probe(file, *words)
+            self.assertEqual((status, out), (2, ""))
+            self.assertIn("no such table: other", err)
 
     async def test_the_server_of_a_recipient(self):
         first, second = (f"127.0.0.1:{self.serve(Script())}" for _ in range(2))
@@ -382,8 +508,9 @@ class Command(Case):
         for arguments, status, said in [
             (["alice@elsewhere.test"], 1, "alice@elsewhere.test has no route"),
             (["mx1.test:smtp"], 2, "neither a recipient nor a server: 'smtp' is not a port"),
-            (["--no-verify"], 2, "--no-verify is for a SERVER"),
-            (["--no-verify", "alice@d0.test"], 2, "--no-verify is for a SERVER"),
+            (["--no-verify"], 2, "are for a SERVER"),
+            (["--tls", "may", "alice@d0.test"], 2, "are for a SERVER"),
+            (["--identity", "none"], 2, "are for a SERVER"),
         ]:
             *ended, err = await self.probe(file, *arguments)
             self.assertEqual(ended, [status, ""])

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 from smtpproxy import __version__
 
 TIMEOUT = 30.0  # seconds
+MOST = 50  # rows
 
 
 def command_line() -> ArgumentParser:
@@ -26,7 +28,7 @@ def command_line() -> ArgumentParser:
     parser.add_argument("--version", action="version", version=f"smtpproxy {__version__}")
     _add_config(parser, None)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for add in (_check, _lookup, _probe, _demo):
+    for add in (_check, _lookup, _probe, _diff, _reload, _shadows, _demo):
         add(commands)
     return parser
 
@@ -35,13 +37,20 @@ def _check(commands: Any) -> None:
     check = _described(
         commands.add_parser,
         "check",
-        help="is the configuration right? also certificates and mappings",
-        description="Reads the configuration, the certificates and the mappings, and starts "
-        "nothing.\nAll faults are printed at once, each with its place and what would be right.",
+        help="is the configuration right? also certificates, mappings and databases",
+        description="Reads the configuration, the certificates and the mappings, asks each "
+        "database, and starts\nnothing. With a FILE, reads that one CSV file, and needs no "
+        "configuration. All faults are\nprinted at once, each with its place and what would be "
+        "right.",
         epilog="exit status: 0 all is right, 1 something is wrong, 2 wrong use\n\n"
         "examples:\n"
         "  smtpproxy check\n"
-        "  smtpproxy check --config ./smtpproxy.toml && systemctl restart smtpproxy",
+        "  smtpproxy check --config ./smtpproxy.toml && systemctl restart smtpproxy\n"
+        "  smtpproxy check mapping.csv.new && mv mapping.csv.new mapping.csv",
+    )
+    check.add_argument("file", metavar="FILE", nargs="?", type=Path, help="a CSV file")
+    check.add_argument(
+        "--regex", action="store_true", help="FILE is that of a regex mapping: it has expressions"
     )
     _add_config(check)
 
@@ -51,18 +60,24 @@ def _lookup(commands: Any) -> None:
         commands.add_parser,
         "lookup",
         help="which server gets the mail of a recipient, and why",
-        description="Asks the mappings as the proxy would: each key tried in each mapping, the "
-        "row and line\nthat matched, and the server. Nothing is connected to.",
+        description="Asks the running program, or the mappings themselves, as the proxy would: "
+        "each key tried in\neach mapping, the row and line that matched, and the server. No mail "
+        "server is connected to.",
         epilog="exit status: 0 found, 1 no route, 2 error\n\n"
         "examples:\n"
         "  smtpproxy lookup alice+news@example.com\n"
         "  smtpproxy lookup postmaster\n"
-        "  smtpproxy lookup --json alice@example.com | jq .route.host",
+        "  smtpproxy lookup --json alice@example.com | jq -r .route.servers[]",
     )
     lookup.add_argument(
         "address", metavar="ADDRESS", help="a recipient: user@example.com, or postmaster"
     )
     lookup.add_argument("--json", action="store_true", help="print one JSON object")
+    lookup.add_argument(
+        "--offline",
+        action="store_true",
+        help="ask the files and databases, not the running program",
+    )
     _add_config(lookup)
 
 
@@ -85,8 +100,8 @@ def _probe(commands: Any) -> None:
         "target",
         metavar="SERVER|ADDRESS",
         nargs="?",
-        help="host, host:port, [IPv6] or [IPv6]:port; or a recipient (without: every server that "
-        "the mappings list)",
+        help="host, host:port, [IPv6] or [IPv6]:port, mx:domain, several with commas; or a "
+        "recipient (without: every server that the mappings list)",
     )
     probe.add_argument(
         "--no-verify",
@@ -94,10 +109,20 @@ def _probe(commands: Any) -> None:
         help="with a SERVER: its certificate need not verify, as with tls_verify = false",
     )
     probe.add_argument(
+        "--tls",
+        choices=("none", "may", "encrypt", "verify"),
+        help="with a SERVER: as the column tls",
+    )
+    probe.add_argument(
+        "--identity",
+        choices=("auto", "xclient", "proxy1", "proxy2", "received", "none"),
+        help="with a SERVER: as the column identity",
+    )
+    probe.add_argument(
         "--client",
         metavar="IP",
         type=_ip,
-        help="introduce this client by XCLIENT (default: this host's own address)",
+        help="introduce this client, by XCLIENT or PROXY (default: this host's own address)",
     )
     probe.add_argument(
         "--helo",
@@ -114,6 +139,64 @@ def _probe(commands: Any) -> None:
         "waits as its [timeouts] say)",
     )
     _add_config(probe)
+
+
+def _diff(commands: Any) -> None:
+    diff = _described(
+        commands.add_parser,
+        "diff",
+        help="what would a new CSV file change?",
+        description="Compares two CSV files: how many rows are added, removed and moved, then the "
+        "rows. What is\nmoved has another upstream, or other ways to it. It needs no "
+        "configuration.",
+        epilog="exit status: 0 both say the same, 1 they do not, 2 error\n\n"
+        "examples:\n"
+        "  smtpproxy diff mapping.csv mapping.csv.new\n"
+        "  smtpproxy diff --most 1000 mapping.csv mapping.csv.new | less",
+    )
+    diff.add_argument("old", metavar="OLD.csv", type=Path, help="the file that is in force")
+    diff.add_argument("new", metavar="NEW.csv", type=Path, help="the file that is to be")
+    diff.add_argument(
+        "--most",
+        metavar="NUMBER",
+        type=_count,
+        default=MOST,
+        help=f"the most rows to print of each kind (default: {MOST})",
+    )
+
+
+def _reload(commands: Any) -> None:
+    reload = _described(
+        commands.add_parser,
+        "reload",
+        help="have the running program read its files now",
+        description="Has the running program read the files of all mappings at once, and forget "
+        "what databases said.\nPrints what became of each file. It needs the setting control.",
+        epilog="exit status: 0 all are in force, 1 one of them is not, 2 nobody could be asked\n\n"
+        "examples:\n"
+        "  smtpproxy reload\n"
+        "  smtpproxy reload --force",
+    )
+    reload.add_argument(
+        "--force",
+        action="store_true",
+        help="take a file too that drops more rows than max_shrink allows",
+    )
+    _add_config(reload)
+
+
+def _shadows(commands: Any) -> None:
+    shadows = _described(
+        commands.add_parser,
+        "shadows",
+        help="how often shadow servers differed from the real ones",
+        description="Asks the running program how many recipients each shadow was asked of since "
+        "the start, and for how\nmany its answer was another one. It needs the setting control.",
+        epilog="exit status: 0 none differed, 1 some did, 2 nobody could be asked\n\n"
+        "examples:\n"
+        "  smtpproxy shadows",
+    )
+    _add_config(shadows)
 
 
 def _demo(commands: Any) -> None:
@@ -157,6 +240,12 @@ def _ip(text: str) -> str:
         return str(ip_address(text.removeprefix("[").removesuffix("]")))
     except ValueError:
         raise ArgumentTypeError(f"{text!r} is no IP address: give 192.0.2.7, 2001:db8::7") from None
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise ArgumentTypeError(f"{text!r} is no number of rows: give 50, or 0 for none")
+    return int(text)
 
 
 def _helo(text: str) -> str:

@@ -60,8 +60,9 @@ the configuration, the mapping, and each mail that a server got. Ask about them:
   {command} lookup --config {folder}/smtpproxy.toml alice+news@example.com
   {command} probe --config {folder}/smtpproxy.toml
 
-The proxy reads them when it starts, and not again. To try a change, edit them and start
-a second one beside it; its first line names its port:
+An edit of mapping.csv is in force within 5 seconds; the log says so. To try another
+configuration, edit it and start a second proxy beside this one; its first line names its
+port:
 
   {twistd} -n --pidfile= smtpproxy --config {folder}/smtpproxy.toml
 

@@ -5,55 +5,93 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
-from twisted.internet.task import react
+from twisted.internet.defer import DeferredSemaphore
 
-from smtpproxy.cli import lookup
-from smtpproxy.cli.visit import NotSecured, Said, Secured, Visit
+from smtpproxy.chain import Loop, open_chain
+from smtpproxy.cli import explaining, lookup
+from smtpproxy.cli.visit import Heard, NotSecured, Prefaced, Said, Secured, Visit
 from smtpproxy.cli.visiting import Attempt, Report, Visitor
-from smtpproxy.cli.wording import complain, server
+from smtpproxy.cli.waiting import with_reactor
+from smtpproxy.cli.wording import IDENTITY, complain, harmless, server
 from smtpproxy.config import Config, config_file, load
-from smtpproxy.logs.escape import shown
-from smtpproxy.parts import open_router
-from smtpproxy.routing import Found, NoRoute, TryAgain, Upstream, parse_server
+from smtpproxy.explain import explained
+from smtpproxy.faults import Faults
+from smtpproxy.routing import Found, Identity, Tls, Upstream, parse_servers
 from smtpproxy.smtp.extensions import Extensions
+from smtpproxy.smtp.paths import Path
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.upstream import UpstreamError
 
 FINE, NOT_FINE, ERROR = 0, 1, 2
-INTERRUPTED = 130  # as a shell says it of SIGINT
 
-AT_ONCE = 10  # servers
+AT_ONCE = 10  # upstreams
+PATIENCE = 30.0  # seconds for each database to answer
 
 
 def run(options: Namespace) -> int:
     """0 where every server would take mail, 1 where one would not, 2 where nothing was probed."""
     config = load(config_file(options.config, os.environ), os.environ)
-    chosen = _chosen(config, options)
-    if isinstance(chosen, int):
-        return chosen
-    statuses: list[int] = []
-
-    async def work(reactor: Any) -> None:
-        visitor = Visitor(reactor, config, options.timeout, options.client, options.helo)
+    recipient = _recipient(options)
+    named: list[Upstream] = []
+    if options.target and recipient is None:
         try:
-            statuses.append(await probe(visitor, chosen))
-        except CancelledError:
-            statuses.append(INTERRUPTED)
+            named.append(_named(options))
+        except ValueError as error:
+            complain(f"neither a recipient nor a server: {error}")
+            return ERROR
+    elif options.no_verify or options.tls or options.identity:
+        complain(
+            "--no-verify, --tls and --identity are for a SERVER; for others the mappings say how"
+        )
+        return ERROR
+
+    async def work(loop: Loop) -> int:
+        chosen = named or await _chosen(config, recipient, loop)
+        if isinstance(chosen, int):
+            return chosen
+        visitor = Visitor(loop.reactor, config, options.timeout, options.client, options.helo)
+        try:
+            return await probe(visitor, chosen)
         finally:
             visitor.stop()
 
-    def main(reactor: Any) -> Deferred[None]:
-        task = Deferred.fromCoroutine(work(reactor))
-        reactor.addSystemEventTrigger("before", "shutdown", task.cancel)
-        return task
+    return with_reactor(work)
 
-    with suppress(SystemExit):  # `react` ends the program with a status of its own
-        react(main)
-    return statuses[0] if statuses else ERROR
+
+def _recipient(options: Namespace) -> Path | None:
+    """The recipient that the command line names, if it names one."""
+    try:
+        return lookup.recipient_in(options.target or "")
+    except ValueError:
+        return None
+
+
+def _named(options: Namespace) -> Upstream:
+    """The upstream that the command line describes; raises `ValueError`."""
+    tls = Tls(options.tls) if options.tls else Tls.MAY if options.no_verify else Tls.OFFERED
+    return Upstream(parse_servers(options.target), tls, Identity(options.identity or "auto"))
+
+
+async def _chosen(config: Config, recipient: Path | None, loop: Loop) -> Sequence[Upstream] | int:
+    """The upstreams that the mappings name, or the exit status where there are none."""
+    chain = open_chain(config, lambda: loop)
+    try:
+        if recipient is None:
+            if silent := await chain.check(lambda: loop, PATIENCE):
+                raise Faults(silent)
+            if upstreams := chain.router.upstreams():
+                return upstreams
+            complain("the mappings list no server: name one, or a recipient")
+            return ERROR
+        explanation = await chain.router.explain(recipient)
+    finally:
+        chain.stop()
+    if isinstance(explanation.answer, Found):
+        return [explanation.answer.route.upstream]
+    said = explained(explanation)
+    complain(explaining.outcome(said))
+    return lookup.STATUS[said["answer"]]
 
 
 async def probe(visitor: Visitor, upstreams: Sequence[Upstream]) -> int:
@@ -69,95 +107,76 @@ async def probe(visitor: Visitor, upstreams: Sequence[Upstream]) -> int:
     return status
 
 
-def _chosen(config: Config, options: Namespace) -> Sequence[Upstream] | int:
-    """The servers to probe, or the exit status where there are none."""
-    target = options.target or ""
-    recipient = lookup.recipient_in(target)
-    if target and recipient is None:
-        try:
-            return [Upstream(*parse_server(target), tls_verify=not options.no_verify)]
-        except ValueError as error:
-            complain(f"neither a recipient nor a server: {error}")
-            return ERROR
-    if options.no_verify:
-        complain("--no-verify is for a SERVER; for others the mappings say whether to verify")
-        return ERROR
-    router = open_router(config)
-    if recipient is None:
-        return router.upstreams() or _nothing()
-    match answer := lookup.at_once(router.route(recipient)):
-        case Found(route):
-            return [route.upstream]
-        case NoRoute() | TryAgain():
-            complain(lookup.outcome(recipient, answer))
-            return NOT_FINE if isinstance(answer, NoRoute) else ERROR
-
-
-def _nothing() -> int:
-    complain("the mappings list no server: name one, or a recipient")
-    return ERROR
-
-
 def _lines(report: Report) -> Iterator[str]:
-    yield server(report.upstream)
+    upstream = report.upstream
+    yield server(upstream)
+    several = len(upstream.servers) > 1 or upstream.servers[0].mx
     for attempt in report.attempts:
-        yield f"  {attempt.address or report.upstream.host}"
-        for name, text in _facts(attempt):
+        where = attempt.address or attempt.server.host
+        if several:
+            where = f"{attempt.server} at {where}" if attempt.address else str(attempt.server)
+        yield f"  {where}"
+        for name, text in _facts(attempt, upstream):
             yield f"    {name:<11}  {text}"
     if len(report.attempts) > 1:
         yield f"  {_result(report.error)}"
 
 
-def _facts(attempt: Attempt) -> Iterator[tuple[str, str]]:
+def _facts(attempt: Attempt, upstream: Upstream) -> Iterator[tuple[str, str]]:
     for number, visit in enumerate(attempt.visits):
         if number:
             yield "again", "a new connection, in clear"
         for heard in visit.heard:
             yield from _fact(heard)
-        if number == len(attempt.visits) - 1:
-            yield from _missing(visit, attempt)
+        if number == len(attempt.visits) - 1 and attempt.error is None:
+            yield from _missing(visit, attempt, upstream)
     yield "result", _result(attempt.error)
 
 
-def _fact(heard: Said | Secured | NotSecured) -> Iterator[tuple[str, str]]:
+def _fact(heard: Heard) -> Iterator[tuple[str, str]]:
     match heard:
+        case Prefaced(version):
+            yield "PROXY", f"a header of version {version} was sent"
         case Said("", reply):
-            yield "greeting", shown(str(reply))
+            yield "greeting", harmless(str(reply))
         case Said(command, reply):
             verb, _, argument = command.partition(" ")
             if verb == "EHLO" and reply.success:
                 yield verb, _announced(reply)
             elif verb == "XCLIENT":
                 taken = "accepted" if reply.success else "refused"
-                yield verb, f"{taken}: {shown(str(reply))} (to {shown(argument)})"
+                yield verb, f"{taken}: {harmless(str(reply))} (to {harmless(argument)})"
             elif verb != "QUIT" and not (verb == "STARTTLS" and reply.success):
-                yield verb, shown(str(reply))
+                yield verb, harmless(str(reply))
         case Secured(tls, certificate, flaw):
             yield "STARTTLS", f"{tls.version} {tls.cipher}"
-            yield "certificate", shown(certificate)
-            yield "verifies", f"no: {shown(flaw)}" if flaw else "yes"
+            yield "certificate", harmless(certificate)
+            yield "verifies", f"no: {harmless(flaw)}" if flaw else "yes"
         case NotSecured(reason):
-            yield "STARTTLS", f"the handshake failed: {shown(reason)}"
+            yield "STARTTLS", f"the handshake failed: {harmless(reason)}"
 
 
 def _announced(reply: Reply) -> str:
     keywords = Extensions.of(reply).keywords
     words = (" ".join((keyword, *arguments)) for keyword, arguments in keywords.items())
-    return shown(", ".join(words)) or "no extensions"
+    return harmless(", ".join(words)) or "no extensions"
 
 
-def _missing(visit: Visit, attempt: Attempt) -> Iterator[tuple[str, str]]:
-    """What would have been said by now, had the server offered it."""
-    if attempt.error is not None:
-        return
+def _missing(visit: Visit, attempt: Attempt, upstream: Upstream) -> Iterator[tuple[str, str]]:
+    """What would have been said by now, had the server offered it or the mapping asked for it."""
     commands = [heard.command.partition(" ")[0] for heard in visit.heard if isinstance(heard, Said)]
-    if "STARTTLS" not in commands and len(attempt.visits) == 1:
+    if upstream.tls is Tls.NONE:
+        yield "STARTTLS", "not asked for: mail goes in clear"
+    elif "STARTTLS" not in commands and len(attempt.visits) == 1:
         yield "STARTTLS", "not offered: mail goes in clear"
-    if "XCLIENT" not in commands:
+    if upstream.identity in (Identity.NONE, Identity.RECEIVED):
+        yield "identity", IDENTITY[upstream.identity.value]
+    elif upstream.identity is Identity.AUTO and "XCLIENT" not in commands:
         yield "XCLIENT", "not offered: the server sees this proxy as the client"
 
 
 def _result(error: UpstreamError | None) -> str:
     if error is None:
         return "would take mail"
-    return f"would not take mail: {shown(str(error))}; clients are told {shown(str(error.reply))}"
+    told = harmless(str(error.reply))
+    return f"would not take mail: {harmless(str(error))}; clients are told {told}"

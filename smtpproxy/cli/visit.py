@@ -28,6 +28,13 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
+class Prefaced:
+    """A header of the PROXY protocol was sent, in this version."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Secured:
     """A TLS handshake that was completed; `flaw` says why the certificate does not verify."""
 
@@ -43,6 +50,9 @@ class NotSecured:
     reason: str
 
 
+Heard = Prefaced | Said | Secured | NotSecured
+
+
 class Visit(Stream):
     """A stream to `host`; `heard` is what happened, in its order.
 
@@ -51,13 +61,16 @@ class Visit(Stream):
 
     def __init__(self, deadlines: Deadlines, host: str) -> None:
         super().__init__(deadlines)
-        self.heard: list[Said | Secured | NotSecured] = []
+        self.heard: list[Heard] = []
         self._host = host
         self._command = ""
         self._replies = ReplyReader()
 
     def write(self, data: bytes) -> None:
-        self._command = data.decode("utf-8", "backslashreplace").removesuffix("\r\n")
+        if self.heard:
+            self._command = data.decode("utf-8", "backslashreplace").removesuffix("\r\n")
+        else:  # nothing else is said before the greeting
+            self.heard.append(Prefaced(1 if data.startswith(b"PROXY ") else 2))
         super().write(data)
 
     def dataReceived(self, data: bytes) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,22 @@ from smtpproxy import tls
 from smtpproxy.cli.visit import Visit
 from smtpproxy.config import Config
 from smtpproxy.deadlines import Deadlines
-from smtpproxy.dns import Addresses, NoReverseNames, NotFound, ReverseNames, TryLater
+from smtpproxy.dns import Addresses, MailHosts, NoReverseNames, NotFound, ReverseNames, TryLater
 from smtpproxy.mail import UNAVAILABLE, Client, Peer
 from smtpproxy.parts import listening
-from smtpproxy.routing import Upstream
+from smtpproxy.routing import Server, Upstream
 from smtpproxy.sockets import is_ourselves
-from smtpproxy.upstream import Connector, Manners, TcpDial, Unreachable, UpstreamError
+from smtpproxy.upstream import Caller, Connector, Manners, TcpDial, Unreachable, UpstreamError
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One address, the connections made to it, and why no mail can go there, if so."""
+    """One address of a server, "" where it has none, and the connections made to it.
 
+    `error` is why no mail can go there, if so.
+    """
+
+    server: Server
     address: str
     visits: tuple[Visit, ...]
     error: UpstreamError | None
@@ -71,6 +77,7 @@ class Visitor:
         )
         self._deadlines = Deadlines(reactor)
         self._addresses = Addresses(reactor, timeout=min(10.0, seconds))
+        self._mail_hosts = MailHosts(reactor, config.dns.servers, config.dns.timeout)
         self._names = (
             ReverseNames(reactor, config.dns.servers, config.dns.timeout)
             if config.dns.reverse
@@ -78,24 +85,40 @@ class Visitor:
         )
 
     async def visit(self, upstream: Upstream) -> Report:
-        """Try each address of `upstream`, also those after one that would take mail."""
-        try:
-            addresses = await self._addresses.resolve(upstream.host)
-        except (NotFound, TryLater) as error:
-            return Report(upstream, (Attempt("", (), Unreachable(str(error))),))
-        attempts = [await self._attempt(upstream, address) for address in addresses]
+        """Try each address of each server of `upstream`, also those after one that would do."""
+        attempts = []
+        for server in upstream.servers:
+            async for attempt in self._attempts(upstream, server):
+                attempts.append(attempt)
         return Report(upstream, tuple(attempts))
 
     def stop(self) -> None:
         self._deadlines.stop()
         self._names.stop()
+        self._mail_hosts.stop()
         self._addresses.stop()
 
-    async def _attempt(self, upstream: Upstream, address: str) -> Attempt:
+    async def _attempts(self, upstream: Upstream, server: Server) -> AsyncIterator[Attempt]:
+        try:
+            names = await self._mail_hosts.of(server.host) if server.mx else (server.host,)
+        except (NotFound, TryLater) as error:
+            yield Attempt(server, "", (), Unreachable(str(error)))
+            return
+        for name in names:
+            host = Server(name, server.port)
+            try:
+                addresses = await self._addresses.resolve(name)
+            except (NotFound, TryLater) as error:
+                yield Attempt(host, "", (), Unreachable(str(error)))
+                continue
+            for address in addresses:
+                yield await self._attempt(upstream, host, address)
+
+    async def _attempt(self, upstream: Upstream, server: Server, address: str) -> Attempt:
         visits: list[Visit] = []
 
         def make() -> Visit:
-            visits.append(Visit(self._deadlines, upstream.host))
+            visits.append(Visit(self._deadlines, server.host))
             return visits[-1]
 
         async def this_one(host: str) -> tuple[str, ...]:
@@ -104,6 +127,7 @@ class Visitor:
         connector = Connector(
             dial=TcpDial(self._reactor, make),
             resolve=this_one,
+            mail_hosts=this_one,
             is_ourselves=lambda address, port: is_ourselves(self._listening, address, port),
             manners=self._manners,
             deadlines=self._deadlines,
@@ -111,22 +135,40 @@ class Visitor:
         error: UpstreamError | None = None
         try:
             connection = await connector.connect(
-                upstream,
-                lambda with_name: self._identify(visits[-1], with_name),
+                replace(upstream, servers=(server,)),
+                self._caller(address),
                 self._seconds,
-                failed=lambda address, reason: None,
+                failed=lambda server, address, reason: None,
             )
             await connection.quit()
         except UpstreamError as caught:
             error = caught
         for visit in visits:
             await visit.end()
-        return Attempt(address, tuple(visits), error)
+        return Attempt(server, address, tuple(visits), error)
 
-    async def _identify(self, visit: Visit, with_name: bool) -> Client:
-        """The client as XCLIENT introduces it: as if it had connected to this host."""
-        here, _ = visit.ends()
-        own, port = here.host, here.port  # type: ignore[attr-defined]  # it is of TCP
-        peer = Peer(self._client or own, port, own, self._port)
-        name = await self._names.name(peer.address) if with_name else UNAVAILABLE
-        return Client(peer, name, self._helo)
+    def _caller(self, address: str) -> Caller:
+        """The client to introduce: as if it had connected to where we reach `address` from."""
+        own, port = _own_end(address)
+        client = self._client or own
+        if (":" in client) != (":" in own):  # it would have come another way
+            own = "::1" if ":" in client else "127.0.0.1"
+        peer = Peer(client, port, own, self._port)
+
+        async def identify(with_name: bool) -> Client:
+            name = await self._names.name(peer.address) if with_name else UNAVAILABLE
+            return Client(peer, name, self._helo)
+
+        return Caller(peer, identify)
+
+
+def _own_end(address: str) -> tuple[str, int]:
+    """The address, and a free port, that this host would use towards `address`; no one is asked."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as ours:
+        try:
+            ours.connect((address, 25))  # sends nothing
+        except OSError:  # no way there, as will be seen
+            return ("::1" if ":" in address else "127.0.0.1"), 0
+        host, port = ours.getsockname()[:2]
+    return host.partition("%")[0], port
