@@ -9,7 +9,7 @@ PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip --quiet --disable-pip-version-c
 EDITABLE = --config-settings editable_mode=compat --editable
 METADATA = setup.cfg pyproject.toml smtpproxy/__init__.py
 
-.PHONY: help demo test lint format venv deps clean
+.PHONY: help demo test bench lint format venv deps clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 10
@@ -19,6 +19,9 @@ demo: $(VENV)/.installed ## six mails through the proxy to two small upstreams; 
 
 test: $(VENV)/.installed-test deps ## everything; ARGS="-k word" for a part
 	@PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.installed-test deps ## how fast and how large it is, and its worst stalls; ARGS="--rows 1000"
+	@PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m bench --json build/bench.json $(ARGS)
 
 lint: $(VENV)/.installed-test ## style, types, and which module may import which
 	@$(BIN)/ruff check
