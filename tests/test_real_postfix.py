@@ -164,3 +164,63 @@ def test_a_certificate_that_must_verify_and_does_not_gets_no_mail(postfix, folde
         assert client.data(OURS["plain"])[0] == 250
     assert b"using TLSv1.3" in received(postfix.take("bob@example.com")[0])
     assert postfix.delivered(ALICE) == []
+
+
+# Where XCLIENT is not used
+
+COLUMNS = "pattern;server;tls_verify;identity"
+
+
+@pytest.mark.parametrize("identity", ["proxy1", "proxy2"])
+@pytest.mark.parametrize("tls", ["true", "false"])
+def test_postfix_learns_of_the_client_by_the_proxy_protocol(
+    postfix, authority, folder, identity, tls
+):
+    """Before STARTTLS, too: the header comes first."""
+    rows = [f"example.com;{postfix.behind_proxy};{tls};{identity}"]
+    with Proxy(folder, rows, columns=COLUMNS, tls_ca=authority.file) as proxy:
+        way = Way(proxy.port, folder, helo="seven.example.net", source="127.0.0.7")
+        outcome = clients.python(Mail(OURS["leading dots"], (ALICE, "bob@example.com")), way)
+        assert outcome.sent, outcome.dialogue
+        for mailbox in (ALICE, "bob@example.com"):
+            (delivered,) = postfix.take(mailbox)
+            field = received(delivered)
+            assert field.startswith(b"Received: from seven.example.net (unknown [127.0.0.7])")
+            assert b"using TLSv1.3" in field
+            assert content(delivered) == OURS["leading dots"]
+    postfix.logged(r"smtpd\[\d+\]: connect from unknown\[127\.0\.0\.7\]")
+
+
+@pytest.mark.parametrize("identity", ["auto", "none"])
+def test_postfix_that_waits_for_a_header_and_gets_none_takes_no_mail(postfix, folder, identity):
+    """That a test above passes is the header's doing."""
+    rows = [f"example.com;{postfix.behind_proxy};false;{identity}"]
+    timeouts = {"recipient": "2s"}
+    with Proxy(folder, rows, columns=COLUMNS, timeouts=timeouts) as proxy:
+        outcome = clients.python(Mail(OURS["plain"]), Way(proxy.port, folder))
+        assert not outcome.sent
+        assert "451 4.4.1" in outcome.dialogue
+
+
+def test_a_received_line_is_the_first_of_the_message(postfix, folder):
+    rows = [f"example.com;{postfix.server};false;received"]
+    with Proxy(folder, rows, columns=COLUMNS) as proxy:
+        send(proxy.port, folder, OURS["plain"], source="127.0.0.7", helo="seven.example.net")
+        (delivered,) = postfix.take(ALICE)
+        assert b" [127.0.0.1]) " in received(delivered), "the upstream saw the proxy"
+        arrived = content(delivered)
+        assert arrived.endswith(OURS["plain"])
+        ours = arrived.removesuffix(OURS["plain"])
+        assert ours.startswith(b"Received: from seven.example.net (unknown [127.0.0.7])\r\n\tby ")
+        assert ours.count(b"\r\n") == 3
+        assert f" bytes={len(OURS['plain'])} " in proxy.output
+
+
+def test_xclient_that_is_required_and_not_offered(folder):
+    need("postfix", root=True)
+    with short_folder() as path, Postfix(path, Settings(xclient=False)) as bare:
+        rows = [f"example.com;{bare.server};false;xclient"]
+        with Proxy(folder, rows, columns=COLUMNS) as proxy:
+            outcome = clients.python(Mail(OURS["plain"]), Way(proxy.port, folder))
+    assert not outcome.sent
+    assert "451 4.4.0 The server of this recipient does not know this proxy" in outcome.dialogue

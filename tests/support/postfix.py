@@ -77,6 +77,7 @@ class Postfix:
         self.settings = settings
         self.port = free_port()
         self.server = f"127.0.0.1:{self.port}"
+        self.behind_proxy = f"127.0.0.1:{free_port()}"  # takes PROXY headers alone
         self.log = folder / "log" / "maillog"
         self._etc = folder / "etc"
         self._mail = folder / "mail"
@@ -170,7 +171,7 @@ class Postfix:
         settings = {**self._main(folder), **self._tls(), **self.settings.main}
         files = {
             "main.cf": "".join(f"{name} = {value}\n" for name, value in settings.items()),
-            "master.cf": MASTER.format(port=self.port),
+            "master.cf": MASTER.format(server=self.server, behind_proxy=self.behind_proxy),
             "mailboxes": "".join(f"{name} {name}/\n" for name in self.settings.mailboxes),
             "recipients": f"/^{re.escape(REFUSED)}$/ 550 5.7.1 Mailbox closed for good\n"
             f"/^{re.escape(BUSY)}$/ 450 4.2.1 Mailbox busy, try again\n",
@@ -240,7 +241,9 @@ class Postfix:
 
 
 MASTER = """\
-127.0.0.1:{port} inet n - n - - smtpd
+{server} inet n - n - - smtpd
+{behind_proxy} inet n - n - - smtpd
+  -o smtpd_upstream_proxy_protocol=haproxy
 pickup    unix n - n 60   1 pickup
 cleanup   unix n - n -    0 cleanup
 qmgr      unix n - n 300  1 qmgr

@@ -14,6 +14,7 @@ from tests.support.processes import DidNotHappen, Process, greeting
 
 TWISTD = Path(sys.executable).with_name("twistd")
 DOMAIN = "mx.example.net"
+COLUMNS = "pattern;server;tls_verify"
 
 
 def toml(value: Any) -> str:
@@ -32,11 +33,18 @@ def row(pattern: str, server: str, verify: bool = False) -> str:
     return f"{pattern};{server};{json.dumps(verify)}"
 
 
+def csv(rows: Sequence[str], columns: str = COLUMNS) -> str:
+    """The text of a file of rows."""
+    return "\n".join([columns, *rows, ""])
+
+
 class Proxy(Process):
     """A running smtpproxy that listens on one free port.
 
-    `rows` are those of its CSV mapping. `settings` are laid over a configuration that asks no
-    DNS, with the names of smtpproxy.toml: `Proxy(folder, rows, limits={"max_errors": 3})`.
+    `rows` are those of its CSV mapping, in `file`, and have `columns`. `settings` are laid over a
+    configuration that asks no DNS, with the names of smtpproxy.toml:
+    `Proxy(folder, rows, limits={"max_errors": 3})`. Among them may be `mappings`, of which that
+    file need not be one. The control socket is `control` in `folder`.
     """
 
     def __init__(
@@ -44,19 +52,23 @@ class Proxy(Process):
         folder: Path,
         rows: Sequence[str],
         certificate: Certificate | None = None,
+        columns: str = COLUMNS,
         **settings: Any,
     ) -> None:
         self.port = free_port()
         listener: dict[str, Any] = {"listen": f"127.0.0.1:{self.port}"}
         if certificate is not None:
             listener |= {"tls_cert": certificate.chain, "tls_key": certificate.key}
-        (folder / "mapping.csv").write_text("\n".join(["pattern;server;tls_verify", *rows, ""]))
+        self.file = folder / "mapping.csv"
+        self.control = folder / "control"
+        self.file.write_text(csv(rows, columns))
         configuration: dict[str, Any] = {
             "domain": DOMAIN,
             "recipient_delimiter": "+",
             "listeners": [listener],
             "mappings": [{"type": "csv", "file": "mapping.csv"}],
             "dns": {"reverse": False},
+            "control": "control",
             **settings,
         }
         file = folder / "smtpproxy.toml"
