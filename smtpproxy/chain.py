@@ -41,7 +41,8 @@ class Chain:
     """The router, and those of its mappings that are more than a table in memory.
 
     `databases` are by the place of their settings; `failing` are the places of those that did
-    not answer when they were asked last.
+    not answer when they were asked last.  `warnings` are of what can be served, and is likely
+    not meant so.
     """
 
     router: Router = field(default_factory=lambda: Router((), "", ""))
@@ -50,6 +51,7 @@ class Chain:
     databases: dict[str, DatabaseTable[Any]] = field(default_factory=dict)
     services: list[HttpMapping] = field(default_factory=list)
     failing: set[str] = field(default_factory=set)
+    warnings: list[Fault] = field(default_factory=list)
     stopped: bool = False
 
     async def check(self, loop: Callable[[], Loop], seconds: float) -> list[Fault]:
@@ -152,6 +154,10 @@ class _Opener:
         table = CsvTable.load(file, mapping.file)
         opened = KeyedMapping(f"csv {mapping.file}", table, mapping.parent_domains)
         self._watch(opened, file, lambda: CsvTable.load(file, mapping.file), mapping, seen)
+        if table.first_parent and not mapping.parent_domains:
+            text = "a row for a parent domain does not count: set parent_domains = true"
+            place = f"{mapping.file}:{table.first_parent}"
+            self._chain.warnings.append(Fault(place, text))
         return opened
 
     def _regex(self, mapping: settings.RegexMapping) -> Mapping:

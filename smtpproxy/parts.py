@@ -52,7 +52,7 @@ def open_parts(config: Config, loop: Callable[[], Loop]) -> Parts:
     collected.check()
     assert chain is not None
     assert client is not None
-    warnings = own_upstreams(config, chain.router)
+    warnings = chain.warnings + own_upstreams(config, chain.router)
     for certificate in {each.tls_cert: None for each in config.listeners if each.tls_cert}:
         warnings += tls.certificate_warnings(Path(certificate))
     return Parts(chain, tuple(contexts), client, tuple(warnings))

@@ -94,6 +94,17 @@ def test_a_warning_is_no_fault(check, authority):
     assert cert.startswith(f"warning: {expired.chain}: the certificate has expired on ")
 
 
+def test_a_row_that_does_not_count_is_warned_of(check):
+    text = HEAD.split("tls_cert")[0] + MAPPINGS
+    status, _, err = check(text, ROWS + ".example.org;mail.example.org\n")
+    assert status == 0
+    assert err.startswith(
+        f"warning: mapping.csv:{ROWS.count(chr(10)) + 1}: a row for a parent domain"
+    )
+    counts = text.replace('file = "mapping.csv"', 'file = "mapping.csv"\nparent_domains = true')
+    assert "parent domain" not in check(counts, ROWS + ".example.org;mail.example.org\n")[2]
+
+
 def test_no_such_file(capsys):
     assert main(["check", "--config", "/nowhere/smtpproxy.toml"]) == 1
     assert "/nowhere/smtpproxy.toml: there is no such file" in capsys.readouterr().err

@@ -46,8 +46,17 @@ class CsvTable:
     loading holds up no other thread.
     """
 
-    def __init__(self, name: str, lines: Lines, by_line: array[int], rows: Sequence[Row]) -> None:
+    def __init__(
+        self,
+        name: str,
+        lines: Lines,
+        by_line: array[int],
+        rows: Sequence[Row],
+        first_parent: int = 0,
+    ) -> None:
+        """`first_parent` is the first line whose key is a parent domain, 0 for none."""
         self.name = name
+        self.first_parent = first_parent
         self._lines = lines
         self._by_line = by_line
         self._rows = tuple(rows)
@@ -60,7 +69,7 @@ class CsvTable:
         """
         lines = Lines(_size(file))
         read = read_file(file, name, pattern_key, lines)
-        return cls(name, lines, read.by_line, tuple(read.rows))
+        return cls(name, lines, read.by_line, tuple(read.rows), read.first_parent)
 
     async def find(self, keys: Sequence[str]) -> Mapping[str, Hit]:
         return {key: Hit(row, f"{self.name}:{line}") for key, line, row in self._of(keys)}
@@ -141,6 +150,7 @@ class Reading:
         self.lines = lines
         self.by_line = array("I", [0])
         self.rows: dict[Row, int] = {}
+        self.first_parent = 0
         self._name = name
         self._key = key
         self._columns: tuple[str, ...] = ()
@@ -211,6 +221,8 @@ class Reading:
         except ValueError as error:
             self.fault(number, f"pattern: {error}")
         else:
+            if not self.first_parent and key.startswith("."):
+                self.first_parent = number
             if (first := self.lines.setdefault(key, number)) != number:
                 self.fault(number, f"{key} is on line {first} already; keep one of the two lines")
         columns.pop("note", None)
