@@ -43,7 +43,11 @@ class MariaDb:
         self._user = pwd.getpwuid(os.getuid()).pw_name
         self._install()
         self.start()
-        self._set_up()
+        try:
+            self._set_up()
+        except BaseException:
+            self.stop()
+            raise
 
     def __enter__(self) -> MariaDb:
         return self
