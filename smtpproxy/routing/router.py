@@ -45,21 +45,29 @@ class Router:
         self, recipient: Path, sender: Path | None = None, client: Client | None = None
     ) -> Answer:
         """Where the mail of `recipient` goes."""
-        return (await self.explain(recipient, sender, client)).answer
+        question = Question(recipient, self._delimiter, self._domain, sender, client)
+        return _last(await self._ask(question))
 
     async def explain(
         self, recipient: Path, sender: Path | None = None, client: Client | None = None
     ) -> Explanation:
         """The same, with the way that led there."""
         question = Question(recipient, self._delimiter, self._domain, sender, client)
-        steps: list[Step] = []
-        answer: Answer = NoRoute()
+        answers = await self._ask(question)
+        steps = tuple(
+            Step(mapping.name, _tried(mapping.keys(question), answer), answer)
+            for mapping, answer in zip(self._mappings, answers, strict=False)
+        )
+        return Explanation(question, steps, _last(answers))
+
+    async def _ask(self, question: Question) -> list[Answer]:
+        """What each mapping says, up to the one whose answer counts."""
+        answers: list[Answer] = []
         for mapping in self._mappings:
-            answer = await mapping.lookup(question)
-            steps.append(Step(mapping.name, _tried(mapping.keys(question), answer), answer))
-            if not isinstance(answer, NoRoute):
+            answers.append(await mapping.lookup(question))
+            if not isinstance(answers[-1], NoRoute):
                 break
-        return Explanation(question, tuple(steps), answer)
+        return answers
 
     @property
     def mappings(self) -> tuple[Mapping, ...]:
@@ -70,6 +78,10 @@ class Router:
         """Each upstream that the mappings can list, once, in their order."""
         known = (upstream for mapping in self._mappings for upstream in mapping.upstreams())
         return tuple(dict.fromkeys(known))
+
+
+def _last(answers: list[Answer]) -> Answer:
+    return answers[-1] if answers else NoRoute()
 
 
 def _tried(keys: tuple[str, ...], answer: Answer) -> tuple[str, ...]:
