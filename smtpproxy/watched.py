@@ -52,7 +52,6 @@ class WatchedFile:
         `mapping` has the file's content already; `seen` is the file's signature before.
         """
         self.file = file
-        self.generation = 1
         self._mapping = mapping
         self._load = load
         self._max_shrink = max_shrink
@@ -96,7 +95,6 @@ class WatchedFile:
         """Have `change` in force; gives the content that was."""
         old = self._content
         self._mapping.table = change.content
-        self.generation += 1
         return old
 
     @property

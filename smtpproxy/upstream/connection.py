@@ -42,11 +42,6 @@ class Connection:
         self.transactions = 0  # begun on it
         self._broken: str = ""
 
-    @property
-    def host(self) -> str:
-        """The name of the host, for SNI and for its certificate."""
-        return self.server.host
-
     def __repr__(self) -> str:
         state = self.broken or self._core.state.value
         return f"<Connection to {self.server} at {self.address}: {state}>"

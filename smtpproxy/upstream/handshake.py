@@ -117,12 +117,13 @@ async def secure(connection: Connection, manners: Manners) -> None:
         if wanted is Tls.MAY:
             return
         raise _without_tls(wanted)(f"it refused STARTTLS: {reply}")
-    creator = tls.ClientTls(manners.tls_context, connection.host)
+    host = connection.server.host
+    creator = tls.ClientTls(manners.tls_context, host)
     try:
         session = await connection.start_tls(creator, manners.connect_time)
     except Broken as error:
         raise _without_tls(wanted)(str(error)) from error
-    flaw = tls.verify(session, connection.host)
+    flaw = tls.verify(session, host)
     connection.tls = tls.describe(session, verified=not flaw)
     if flaw and wanted.verified:
         raise NotVerified(flaw)
