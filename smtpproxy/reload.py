@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from smtpproxy.faults import Faults
+from smtpproxy.periodic import Periodic
 from smtpproxy.threads import Stopped, Threads, Wanted
 from smtpproxy.watched import WatchedFile
 
@@ -71,16 +71,14 @@ class Reloader:
         self._told = told
         self._lock = DeferredLock()
         self._next: _Turn | None = None  # the reload that waits
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = clock
+        self._looking = Periodic(clock, LOOK_EVERY, self._look, "looking for changed files")
 
     def start(self) -> None:
         sys.setswitchinterval(GIVE_WAY)
-        self._looking.start(LOOK_EVERY, now=False)
+        self._looking.start(now=False)
 
     def stop(self) -> None:
-        if self._looking.running:
-            self._looking.stop()
+        self._looking.stop()
         self._threads.stop()
 
     async def reload(self, force: bool = False) -> list[Outcome]:
@@ -111,11 +109,8 @@ class Reloader:
         finally:
             self._lock.release()
 
-    def _look(self) -> Deferred[None]:
-        # A look that fails must not be the last one.
-        return Deferred.fromCoroutine(self._take_changes()).addErrback(_failed)
-
-    async def _take_changes(self) -> None:
+    async def _look(self) -> None:
+        """Take what has changed since the last look."""
         await self._lock.acquire()
         try:
             for file in self._files:
@@ -162,11 +157,6 @@ class Reloader:
 def _unread(file: WatchedFile) -> Outcome:
     text = f"{file}: is being written; it is read again once it stands still"
     return Outcome(str(file), False, (text,))
-
-
-def _failed(failure: Failure) -> None:
-    if not failure.check(Stopped):  # type: ignore[no-untyped-call]
-        log.failure("looking for changed files failed", failure=failure)
 
 
 def _changed(file: WatchedFile) -> Callable[[Wanted], bool]:

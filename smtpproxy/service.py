@@ -18,7 +18,6 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
-from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
@@ -36,6 +35,7 @@ from smtpproxy.listener import ConnectionLimits, Profile, Sessions, session_name
 from smtpproxy.logs import Level, TwistedLog, open_log
 from smtpproxy.mail import Peer
 from smtpproxy.parts import Parts, open_parts
+from smtpproxy.periodic import Periodic
 from smtpproxy.relay import DeliveryTimes, Relaying, Shadows
 from smtpproxy.reload import Outcome, Reloader
 from smtpproxy.sockets import bind, is_ourselves, listen_privately
@@ -130,8 +130,7 @@ class Proxy(Service):
             parts.chain.files, Threads(reactor, "reload", most=1), reactor, self._reloaded
         )
         self._administration = Administration(parts.chain, self._reloader, self._shadow_counts)
-        self._refreshing = LoopingCall(self._refresh)
-        self._refreshing.clock = reactor
+        self._refreshing = Periodic(reactor, REFRESH_EVERY, self._refresh, "asking the databases")
 
     def _connector(self) -> Connector:
         times = self._config.timeouts
@@ -206,7 +205,7 @@ class Proxy(Service):
         self._sockets.clear()
         self._listen_for_commands()
         self._reloader.start()
-        self._refreshing.start(REFRESH_EVERY)
+        self._refreshing.start(now=True)
         for warning in self._parts.warnings:
             self._log.note(Level.WARNING, str(warning))
         self._log.note(Level.INFO, f"smtpproxy {__version__} started")
@@ -253,8 +252,8 @@ class Proxy(Service):
         for line in outcome.lines:
             self._log.note(Level.INFO if outcome.ok else Level.ERROR, line)
 
-    def _refresh(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._parts.chain.refresh(self._database_told))
+    async def _refresh(self) -> None:
+        await self._parts.chain.refresh(self._database_told)
 
     def _database_told(self, well: bool, text: str) -> None:
         self._log.note(Level.INFO if well else Level.WARNING, text)

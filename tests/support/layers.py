@@ -40,7 +40,17 @@ LAYERS: tuple[frozenset[str], ...] = (
             "logs",
         }
     )
-    | {"metrics", "parts", "reload", "request", "service", "sockets", "watched", "workers"},
+    | {
+        "metrics",
+        "parts",
+        "periodic",
+        "reload",
+        "request",
+        "service",
+        "sockets",
+        "watched",
+        "workers",
+    },
 )
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
 TOP = len(LAYERS) - 1
