@@ -14,7 +14,7 @@ CREATE TABLE IF NOT EXISTS routes (
     -- In lower case; of a domain the ASCII form (xn--...), and no @ before it.
     pattern VARCHAR(320) NOT NULL PRIMARY KEY,
 
-    -- host, host:port, several with commas between them, or mx:domain.
+    -- host, host:port, lmtp:host, lmtp:unix:/path, mx:domain, or several with commas between them.
     -- NULL: as if the row were not there.
     server VARCHAR(1000),
 

@@ -85,14 +85,27 @@ class ShadowCounts:
 class Administration:
     """The commands, each with its answer as plain values."""
 
-    def __init__(self, chain: Chain, reloader: Reloader, shadows: ShadowCounts) -> None:
+    def __init__(
+        self,
+        chain: Chain,
+        reloader: Reloader,
+        shadows: ShadowCounts,
+        upstreams: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        """`upstreams` reports what is known of them."""
         self._chain = chain
         self._reloader = reloader
         self._shadows = shadows
+        self._upstreams = upstreams
 
     def commands(self) -> dict[str, Command]:
         """By name."""
-        return {"lookup": self.lookup, "reload": self.reload, "shadows": self.shadows}
+        return {
+            "lookup": self.lookup,
+            "reload": self.reload,
+            "shadows": self.shadows,
+            "upstreams": self.upstreams,
+        }
 
     async def lookup(self, address: str) -> Mapping[str, Any]:
         """How the running program would route, its caches included."""
@@ -119,3 +132,7 @@ class Administration:
     async def shadows(self) -> Mapping[str, Any]:
         """What shadows have said since the start."""
         return {"shadows": self._shadows.counts()}
+
+    async def upstreams(self) -> Mapping[str, Any]:
+        """What upstreams offer, and what listeners announce by it."""
+        return self._upstreams()

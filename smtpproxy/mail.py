@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 UNAVAILABLE = "[UNAVAILABLE]"  # no such name, or none that is confirmed
 TEMPUNAVAIL = "[TEMPUNAVAIL]"  # DNS fails for now
@@ -40,6 +40,12 @@ class Client:
     def protocol(self) -> str:
         """The attribute PROTO of XCLIENT."""
         return "ESMTP" if self.esmtp else "SMTP"
+
+    def same_as(self, other: Client) -> bool:
+        """The same to an upstream that was told, whatever port they connect from."""
+        return replace(self, peer=replace(self.peer, port=0)) == replace(
+            other, peer=replace(other.peer, port=0)
+        )
 
     def __str__(self) -> str:
         """`name[address]`, as Postfix writes a client in its log."""

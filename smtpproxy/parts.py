@@ -78,13 +78,12 @@ class _Collected:
 
 
 def listening(config: Config) -> list[tuple[str, int]]:
-    """Host and port of each listener that is not a Unix socket; two for all addresses."""
-    return [
-        (host, each.listen.port)
-        for each in config.listeners
-        if not each.listen.path
-        for host in ([each.listen.host] if each.listen.host else ["0.0.0.0", "::"])
-    ]
+    """Host and port of each listener, two for all addresses; a Unix socket's path and 0."""
+    found: list[tuple[str, int]] = []
+    for each in (listener.listen for listener in config.listeners):
+        where = each.path or each.host
+        found += [(host, each.port) for host in ([where] if where else ["0.0.0.0", "::"])]
+    return found
 
 
 def own_upstreams(config: Config, router: Router) -> list[Fault]:
@@ -95,7 +94,8 @@ def own_upstreams(config: Config, router: Router) -> list[Fault]:
     for upstream in router.upstreams():
         for server in upstream.servers:
             own = server.host in own_names and any(port == server.port for _, port in ours)
-            if own or (is_address(server.host) and is_ourselves(ours, server.host, server.port)):
+            where = server.path or (server.host if is_address(server.host) else "")
+            if own or (where and is_ourselves(ours, where, server.port)):
                 text = "this upstream is the proxy itself: mail for it is refused with 554 5.4.6"
                 warnings.append(Fault(str(server), text))
     return warnings

@@ -39,6 +39,11 @@ class Periodic:
         """Begin, with the first turn at once or after the first `seconds`."""
         self._looping.start(self._seconds, now)
 
+    @property
+    def running(self) -> bool:
+        """Started, and not stopped."""
+        return self._looping.running
+
     def stop(self) -> None:
         """No further turns; does nothing where it was not started."""
         if self._looping.running:

@@ -24,14 +24,15 @@ from twisted.python.failure import Failure
 
 from smtpproxy import __version__
 from smtpproxy.administration import Administration, ShadowCounts
+from smtpproxy.announcing import Announcing
 from smtpproxy.chain import Loop
-from smtpproxy.config import DEFAULT_FILE, Address, Config, config_file, load
+from smtpproxy.config import DEFAULT_FILE, Address, Config, Listener, config_file, load
 from smtpproxy.control import ControlError, ControlFactory
 from smtpproxy.deadlines import Deadlines
 from smtpproxy.dns import Addresses, MailHosts, NoReverseNames, ReverseNames
 from smtpproxy.events import Event
 from smtpproxy.faults import Fault, Faults
-from smtpproxy.listener import ConnectionLimits, Profile, Sessions, session_names
+from smtpproxy.listener import ConnectionLimits, Offer, Profile, Sessions, session_names
 from smtpproxy.logs import Level, TwistedLog, open_log
 from smtpproxy.mail import Peer
 from smtpproxy.parts import Parts, open_parts
@@ -41,7 +42,15 @@ from smtpproxy.reload import Outcome, Reloader
 from smtpproxy.sockets import bind, is_ourselves, listen_privately
 from smtpproxy.stream import ClientStream, Stream
 from smtpproxy.threads import Threads
-from smtpproxy.upstream import Connector, Manners, TcpDial
+from smtpproxy.upstream import (
+    Connector,
+    Heard,
+    Manners,
+    Pool,
+    PoolLimits,
+    ReactorDial,
+    Survey,
+)
 
 REFRESH_EVERY = 300.0  # seconds after which databases are asked for their upstreams again
 
@@ -111,16 +120,24 @@ class Proxy(Service):
             if config.dns.reverse
             else NoReverseNames()
         )
-        connector = self._connector()
+        self._announcing = Announcing(
+            config, parts.chain.router, deadlines, lambda text: self._log.note(Level.INFO, text)
+        )
+        connector = self._connector(self._announcing.learnt.heard)
+        self._pool = Pool(connector, self._pool_limits(), deadlines)
+        self._survey = Survey(connector, self._announcing.learnt, config.upstreams.ask_every)
         self._shadow_counts = ShadowCounts(
             deadlines, lambda text: self._log.note(Level.WARNING, text)
         )
-        self._shadows = Shadows(connector, self._shadow_counts.skipped)
-        self._profiles = [self._profile(context) for context in parts.server_contexts]
+        # What shadows offer is not to be kept: they get no mail.
+        self._shadows = Shadows(self._connector(None), self._shadow_counts.skipped)
+        self._profiles = list(
+            map(self._profile, config.listeners, parts.server_contexts, self._announcing.offers)
+        )
         limits = config.limits
         self._sessions = Sessions(
             names=session_names(time.time),
-            connector=connector,
+            pool=self._pool,
             reverse_name=self._reverse_names.name,
             observe=self._observe,
             limits=ConnectionLimits(limits.max_connections, limits.max_connections_per_address),
@@ -129,13 +146,17 @@ class Proxy(Service):
         self._reloader = Reloader(
             parts.chain.files, Threads(reactor, "reload", most=1), reactor, self._reloaded
         )
-        self._administration = Administration(parts.chain, self._reloader, self._shadow_counts)
+        self._administration = Administration(
+            parts.chain, self._reloader, self._shadow_counts, self._announcing.report
+        )
         self._refreshing = Periodic(reactor, REFRESH_EVERY, self._refresh, "asking the databases")
+        every = config.upstreams.ask_every
+        self._asking = Periodic(reactor, every, self._ask, "asking the upstreams")
 
-    def _connector(self) -> Connector:
+    def _connector(self, heard: Heard | None) -> Connector:
         times = self._config.timeouts
         return Connector(
-            dial=TcpDial(self._reactor, lambda: Stream(self._deadlines)),
+            dial=ReactorDial(self._reactor, lambda: Stream(self._deadlines)),
             resolve=self._addresses.resolve,
             mail_hosts=self._mail_hosts.of,
             is_ourselves=lambda address, port: is_ourselves(self._listening, address, port),
@@ -146,13 +167,26 @@ class Proxy(Service):
                 times.upstream_reply,
             ),
             deadlines=self._deadlines,
+            heard=heard,
+        )
+
+    def _pool_limits(self) -> PoolLimits:
+        upstreams = self._config.upstreams
+        return PoolLimits(
+            idle=upstreams.keep_idle,
+            age=upstreams.keep_age,
+            uses=upstreams.keep_uses,
+            each=upstreams.keep_connections,
+            ready=upstreams.ready_connections,
         )
 
     def _times(self) -> DeliveryTimes:
         times = self._config.timeouts
         return DeliveryTimes(times.upstream_reply, times.upstream_final)
 
-    def _profile(self, tls_context: SSL.Context | None) -> Profile:
+    def _profile(
+        self, listener: Listener, tls_context: SSL.Context | None, offer: Offer
+    ) -> Profile:
         config, times, limits = self._config, self._config.timeouts, self._config.limits
         return Profile(
             domain=config.domain,
@@ -166,11 +200,14 @@ class Proxy(Service):
                 max_message_bytes=limits.max_message_bytes,
                 max_recipients=limits.max_recipients,
                 reject_bare_newline=config.bare_newline == "reject",
+                prefer_chunks=config.upstreams.chunking == "preferred",
             ),
+            offer=offer,
             command_time=times.client_command,
             data_time=times.client_data,
             tls_time=times.upstream_connect,
             max_errors=limits.max_errors,
+            lmtp=listener.protocol == "lmtp",
         )
 
     def setServiceParent(self, parent: Any) -> None:
@@ -195,8 +232,9 @@ class Proxy(Service):
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._hang_up))
         signal.signal(signal.SIGUSR1, lambda *_: self._reactor.callFromThread(self._log.reopen))
         for bound, profile in self._sockets:
-            if bound.family != socket.AF_UNIX:
-                self._listening.append(bound.getsockname()[:2])
+            unix = bound.family == socket.AF_UNIX
+            name = bound.getsockname()
+            self._listening.append((name, 0) if unix else name[:2])
             factory = self._factory(self._begin(profile))
             port = self._reactor.adoptStreamPort(bound.fileno(), bound.family, factory)
             self._ports.append(port)
@@ -204,8 +242,11 @@ class Proxy(Service):
             bound.close()
         self._sockets.clear()
         self._listen_for_commands()
+        self._announcing.refresh()
         self._reloader.start()
         self._refreshing.start(now=True)
+        if self._config.upstreams.ask_every:
+            self._asking.start(now=True)
         for warning in self._parts.warnings:
             self._log.note(Level.WARNING, str(warning))
         self._log.note(Level.INFO, f"smtpproxy {__version__} started")
@@ -219,6 +260,8 @@ class Proxy(Service):
         # Asked a second time, it does not wait for anybody.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._reactor.callFromThread(self._sessions.cut))
+        self._asking.stop()
+        self._survey.stop()
         try:
             for port in self._ports:
                 await maybeDeferred(port.stopListening)
@@ -226,6 +269,7 @@ class Proxy(Service):
                 self._log.note(Level.INFO, f"stopping: {len(self._sessions)} sessions to end")
             await self._sessions.stop(self._config.timeouts.drain)
         finally:
+            self._pool.stop()
             self._shadows.stop()
             self._shadow_counts.stop()
             self._reloader.stop()
@@ -251,9 +295,20 @@ class Proxy(Service):
     def _reloaded(self, outcome: Outcome) -> None:
         for line in outcome.lines:
             self._log.note(Level.INFO if outcome.ok else Level.ERROR, line)
+        self._list_upstreams()
 
     async def _refresh(self) -> None:
         await self._parts.chain.refresh(self._database_told)
+        self._list_upstreams()
+
+    def _list_upstreams(self) -> None:
+        """Learn which upstreams there are by now, and ask those that are new."""
+        self._announcing.refresh()
+        if self._asking.running:
+            self._survey.start()
+
+    async def _ask(self) -> None:
+        self._survey.start()
 
     def _database_told(self, well: bool, text: str) -> None:
         self._log.note(Level.INFO if well else Level.WARNING, text)

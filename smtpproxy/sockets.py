@@ -57,7 +57,13 @@ def is_local(address: str) -> bool:
 
 
 def is_ourselves(listening: Iterable[tuple[str, int]], address: str, port: int) -> bool:
-    """A connection to `port` of `address` comes back to one of the (host, port) `listening`."""
+    """A connection to `port` of `address` comes back to one of the (host, port) `listening`.
+
+    A Unix socket is its path and port 0, in both.
+    """
+    if address.startswith("/"):
+        paths = (os.path.realpath(host) for host, _ in listening if host.startswith("/"))
+        return os.path.realpath(address) in paths  # /var/run is /run
     address = _reached(address)
     for host, own_port in listening:
         if port == own_port:

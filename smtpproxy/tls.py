@@ -216,9 +216,12 @@ def describe(connection: SSL.Connection, verified: bool = False) -> Tls:
 @implementer(IOpenSSLServerConnectionCreator)
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """For `startTLS` of a Twisted transport that a client connected to."""
+    """For `startTLS` of a transport, Twisted's or ours, that a client connected to."""
 
     context: SSL.Context
+
+    def connection(self, socket: sockets.socket) -> SSL.Connection:
+        return server_connection(self.context, socket)
 
     def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
         return server_connection(self.context)
@@ -227,13 +230,16 @@ class ServerTls:
 @implementer(IOpenSSLClientConnectionCreator)
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """For `startTLS` of a Twisted transport connected to `host`.
+    """For `startTLS` of a transport, Twisted's or ours, connected to `host`.
 
     Once the handshake is done, `verify(transport.getHandle(), host)` tells who is there.
     """
 
     context: SSL.Context
     host: str
+
+    def connection(self, socket: sockets.socket) -> ClientConnection:
+        return client_connection(self.context, self.host, socket)
 
     def clientConnectionForTLS(self, tlsProtocol: object) -> ClientConnection:
         return client_connection(self.context, self.host)

@@ -94,6 +94,35 @@ def test_a_warning_is_no_fault(check, authority):
     assert cert.startswith(f"warning: {expired.chain}: the certificate has expired on ")
 
 
+def test_lmtp(check, folder):
+    text = HEAD.split("tls_cert")[0].replace("127.0.0.1:2525", f"unix:{folder}/own")
+    status, out, err = check(
+        f'{text}protocol = "lmtp"\n{MAPPINGS}'.replace("mx1.test", "lmtp:unix:/run/lmtp"),
+        f"pattern;server\na.test;lmtp:mx1.test\nb.test;unix:{folder}/../{folder.name}/own\n",
+    )
+    assert status == 0
+    assert f"  listener  unix:{folder}/own, LMTP, no STARTTLS\n" in out
+    assert "  mapping   static: lmtp:unix:/run/lmtp (no TLS on a Unix socket)\n" in out
+    assert err == (
+        f"warning: unix:{folder}/../{folder.name}/own: this upstream is the proxy itself: "
+        "mail for it is refused with 554 5.4.6\n"
+    )
+
+
+def test_a_unix_socket_that_would_have_to_be_verified(check):
+    text = HEAD.split("tls_cert")[0] + MAPPINGS
+    static = text.replace("mx1.test", "unix:/run/lmtp").replace(
+        "tls_verify = false", 'tls="verify"'
+    )
+    status, out, err = check(static, "pattern;server;tls\na.test;unix:/run/lmtp;verify\n")
+    assert (status, out) == (1, "")
+    assert [line.partition(": unix:/run/lmtp: no cert")[0] for line in err.splitlines()] == [
+        "mapping.csv:2: tls",
+        "smtpproxy.toml:9: mappings[1]: tls",
+        "smtpproxy.toml: 2 faults: smtpproxy would not start",
+    ]
+
+
 def test_a_row_that_does_not_count_is_warned_of(check):
     text = HEAD.split("tls_cert")[0] + MAPPINGS
     status, _, err = check(text, ROWS + ".example.org;mail.example.org\n")

@@ -312,6 +312,25 @@ def test_percent_and_the_rows_passed_over():
     assert words(NoRoute((part,)))[0].endswith("and not for this one")
 
 
+@pytest.mark.parametrize(
+    ("server", "tls", "said"),
+    [
+        ("lmtp:a.test", "", "TLS where offered; its certificate must verify"),
+        ("lmtp:unix:/run/lmtp", "", "no TLS on a Unix socket"),
+        ("unix:/run/smtp", "may", "no TLS on a Unix socket"),
+        ("unix:/run/smtp", "encrypt", "TLS always; its certificate need not verify"),
+        (
+            "lmtp:unix:/run/lmtp,a.test",
+            "may",
+            "TLS where offered; its certificate need not verify; no TLS on a Unix socket",
+        ),
+    ],
+)
+def test_tls_on_unix_sockets(server, tls, said):
+    found = Found(route("*", "a.csv:2", server=server, tls=tls))
+    assert f"  tls       {said}" in words(found, ("*",))
+
+
 def test_the_cache():
     known = route("*", "db", age=12.4, server="a.test", identity="proxy2")
     assert words(Found(known), ("*",))[:3] == [

@@ -110,7 +110,7 @@ class Case(unittest.TestCase):
         self.authority = Authority(self.folder)
 
     def serve(self, script, host="127.0.0.1"):
-        """The port it listens on."""
+        """The port it listens on; `host` may be the path of a Unix socket instead."""
         servers = []
 
         def begun():
@@ -119,10 +119,13 @@ class Case(unittest.TestCase):
 
         factory: Any = Factory.forProtocol(begun)
         factory.noisy = False
-        port = reactor.listenTCP(0, factory, interface=host)
+        if host.startswith("/"):
+            port = reactor.listenUNIX(host, factory)
+        else:
+            port = reactor.listenTCP(0, factory, interface=host)
         self.addCleanup(lambda: DeferredList([server.ended for server in servers]))
         self.addCleanup(port.stopListening)
-        return port.getHost().port
+        return getattr(port.getHost(), "port", 0)
 
     def config(self, *servers, listen="127.0.0.1:2525", more=""):
         rows = "".join(f"d{n}.test;{server}\n" for n, server in enumerate(servers))
@@ -368,6 +371,32 @@ class Probing(Case):
         )
         self.assertEqual(lines[-1], "  would take mail")
         self.assertIsNone(report.error)
+
+    async def test_lmtp_on_a_unix_socket(self):
+        script = answering(XCLIENT="220 Go")
+        script.clear["LHLO"] = f"250-store.test\r\n250-STARTTLS\r\n250 {XCLIENT}"
+        path = str(self.folder / "lmtp")
+        self.serve(script, path)
+        report = await self.visitor().visit(upstream(f"lmtp:unix:{path}"))
+        self.assertIsNone(report.error)
+        facts = [re.sub(" +", " ", line.strip()) for line in probe._lines(report)]
+        self.assertEqual(facts[0], f"lmtp:unix:{path} (no TLS on a Unix socket)")
+        self.assertEqual(facts[1], path)
+        self.assertEqual(facts[3], f"LHLO STARTTLS, {XCLIENT}")
+        self.assertTrue(facts[4].startswith("XCLIENT accepted: 220 Go "))
+        self.assertIn("STARTTLS not asked for: mail goes in clear", facts)
+        self.assertEqual(script.said[0], "LHLO mx.example.net")
+        self.assertRegex(script.said[1], r" PORT=[1-9][0-9]* ADDR=127\.0\.0\.1$")
+        self.assertEqual(script.said[2:], ["LHLO mx.example.net", "QUIT"])
+        report = await self.visitor().visit(upstream(f"unix:{path}.none"))
+        self.assertIn("No such file", str(report.error))
+
+    async def test_lmtp_on_a_host(self):
+        script = Script({**CLEAR, "LHLO": "250 store.test", "EHLO": "500 This is LMTP"})
+        server = f"lmtp:127.0.0.1:{self.serve(script)}"
+        report = await self.visitor().visit(upstream(server))
+        self.assertIsNone(report.error)
+        self.assertEqual(script.said, ["LHLO mx.example.net", "QUIT"])
 
     async def test_the_hosts_of_a_domain(self):
         port = self.serve(Script())

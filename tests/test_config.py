@@ -270,6 +270,22 @@ def test_a_setting_in_the_wrong_table_is_told_where_it_belongs(folder):
         ("listeners = []\n", "2: listeners: at least one is needed"),
         ("", ': listeners: is missing: add [[listeners]] and listen = ":25"'),
         ('[[listeners]]\nlisten = ":25"\ntls_key = "k"\n', "4: listeners[0].tls_key: stands alone"),
+        (
+            '[[listeners]]\nlisten = ":25"\nprotocol = "lmtp"\n',
+            '4: listeners[0].protocol: "lmtp" is never on port 25',
+        ),
+        (
+            '[[listeners]]\nlisten = ":25"\nextensions = ["+DSN", "SMTPUTF8"]\n',
+            "4: listeners[0].extensions: 'SMTPUTF8' has no sign",
+        ),
+        (
+            '[[listeners]]\nlisten = ":25"\nextensions = ["+REQUIRETLS", "-DSN"]\n',
+            '4: listeners[0].extensions: "+REQUIRETLS" cannot work without tls_cert and tls_key',
+        ),
+        (
+            '[[listeners]]\nlisten = ":24"\nextensions = ["+PRDR"]\nprotocol = "lmtp"\n',
+            '4: listeners[0].extensions: "+PRDR" is not for "lmtp"',
+        ),
         ("listeners = [\n{listen = 25}]\n", "2: listeners[0].listen: must be an address"),
     ],
 )

@@ -189,7 +189,7 @@ def asked() -> Callable[[bytes], dict[str, Any]]:
     threaded: Any = reactor
     reloader = Reloader([], Threads(threaded, "reload", most=1), clock, lambda _: None)
     counts = ShadowCounts(Deadlines(clock), lambda _: None)
-    commands = Administration(Chain(), reloader, counts).commands()
+    commands = Administration(Chain(), reloader, counts, dict).commands()
 
     def ask(line: bytes) -> dict[str, Any]:
         protocol = ControlFactory(commands, clock).buildProtocol(None)

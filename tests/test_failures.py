@@ -12,7 +12,7 @@ from smtpproxy.config import Limits, Timeouts
 from smtpproxy.events import Disconnected, Refused, Side, TransactionEnded, UpstreamFailed
 from smtpproxy.listener import ConnectionLimits, session, sessions
 from smtpproxy.mail import Peer
-from smtpproxy.relay import transaction
+from smtpproxy.relay import carried, message, transaction
 from smtpproxy.routing import TryAgain
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.upstream import errors
@@ -1181,7 +1181,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "failures.md"
 
 def replies_to_failures() -> set[str]:
     """Every reply of ours that is no success and is not about a command's form."""
-    modules = (session, sessions, transaction, errors)
+    modules = (session, sessions, transaction, message, carried, errors)
     named = {it for module in modules for it in vars(module).values() if isinstance(it, Reply)}
     raised = {
         errors.Unreachable("").reply,

@@ -252,6 +252,16 @@ def test_upstreams_that_are_found_by_their_records() -> None:
     assert relay("mx:example.net:2525", "203.0.113.9") == "mx:example.net[203.0.113.9]:2525"
 
 
+def test_upstreams_that_speak_lmtp_or_are_on_a_unix_socket() -> None:
+    assert relay("lmtp:store.test:24", "203.0.113.9") == "store.test[203.0.113.9]:24"
+    assert relay("lmtp:unix:/run/dovecot/lmtp", "/run/dovecot/lmtp") == (
+        "localhost[/run/dovecot/lmtp]"
+    )
+    assert relay("unix:/run/a@b*3", "") == "localhost[/run/a\\x40b]"
+    failed = UpstreamFailed(SESSION, "lmtp:unix:/run/lmtp", "/run/lmtp", "No such file")
+    assert lines(failed) == [("smtp", f"{SESSION}: connect to localhost[/run/lmtp]: No such file")]
+
+
 def test_the_page_shows_every_line() -> None:
     page = block("text", "connect from").splitlines()
     made = [f"smtpproxy/{program}[4711]: {said}" for e in SAMPLES for program, said in lines(e)]

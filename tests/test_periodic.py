@@ -29,11 +29,14 @@ class Work:
 def test_turns_come_at_once_or_later_and_again() -> None:
     clock, work = Clock(), Work()
     periodic = Periodic(clock, 5, work, "work")
+    assert not periodic.running
     periodic.start(now=True)
+    assert periodic.running
     assert work.turns == 1
     clock.advance(5)
     assert work.turns == 2
     periodic.stop()
+    assert not periodic.running
     clock.advance(50)
     assert work.turns == 2
     assert not clock.getDelayedCalls()

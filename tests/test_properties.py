@@ -1,352 +1,45 @@
 """What holds whatever happens: any client, any upstreams, any order of events.
 
-A client sends a transcript, cut into pieces anywhere; upstreams answer by a script, or say what
-nobody asked for, or go.  What the two ends saw is then compared.  `Ends` below knows nothing of
-the proxy: it reads the client's bytes, the replies the client got, and what upstreams recorded.
+A client sends a transcript, cut into pieces anywhere: messages by DATA or in chunks, all of it sent
+without a look at the replies, by SMTP, with PRDR, or by LMTP.  Upstreams offer what they like, and
+answer by a script, or say what nobody asked for, or go.  What the two ends saw is then compared
+(`tests.support.ends`), by what knows nothing of the proxy.
 """
 
 from __future__ import annotations
 
 import gc
-import re
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.logger import LogLevel, capturedLogs
 
-from smtpproxy.routing import Row, TryAgain
-from tests.support.dialogue import ONE, TWO, MemoryTransport, Settings, World, upstream
+from smtpproxy.routing import Row, Server, TryAgain, Upstream
+from smtpproxy.upstream import PoolLimits
+from tests.support.dialogue import ONE, TWO, Settings, World, announcing, upstream
+from tests.support.ends import Ends
+from tests.support.scripted import Message, Script, ScriptedUpstream
 
 # Where mail for a domain goes, by address.
 PLACES = {
     "example.com": ["192.0.2.1"],
     "example.net": ["192.0.2.2"],
     "several.test": ["192.0.2.3", "192.0.2.4"],
+    "store.test": ["192.0.2.5"],
 }
-CARRIED = {"EHLO", "HELO", "XCLIENT", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "VRFY", "EXPN"}
-CARRIED |= {"HELP", "QUIT"}
-END_OF_DATA = "the end of data"
+STORE = Upstream((Server("192.0.2.5", 24, lmtp=True),))
 SHADOW = "192.0.2.7"  # is asked of recipients of example.com, and says of nothing what it is for
 
-
-@dataclass(frozen=True)
-class Reply:
-    code: int
-    text: str
-
-    @property
-    def success(self) -> bool:
-        return 200 <= self.code < 300
-
-    @property
-    def subject(self) -> str:
-        """What an upstream's reply says that it is the answer to; "" for the proxy's own."""
-        return self.text.partition(" for ")[2]
-
-
-@dataclass(eq=False)  # two alike are two
-class Message:
-    """What an upstream got, from its own 354 on."""
-
-    address: str
-    sender: str
-    recipients: list[str]
-    content: bytes = b""  # as it came, stuffed
-    ended: bool = False
-    answer: int = 0  # 0: none that means anything
-
-
-class Script:
-    """How upstreams answer: by the verb, and how many of them were answered before."""
-
-    def __init__(self, kinds: dict[tuple[str, int], str]) -> None:
-        self._kinds = kinds
-        self._answered: Counter[str] = Counter()
-
-    def next(self, subject: str) -> str:
-        verb = re.split("[ :]", subject)[0]
-        number = self._answered[verb]
-        self._answered[verb] += 1
-        return self._kinds.get((verb, number), "accept")
-
-
-class ScriptedUpstream:
-    """One connection's other end: it takes commands, and answers by the script."""
-
-    def __init__(
-        self,
-        address: str,
-        transport: MemoryTransport,
-        script: Script,
-        messages: list[Message],
-        extensions: list[str],
-    ) -> None:
-        self._address = address
-        self._transport = transport
-        self._script = script
-        self._messages = messages
-        self._extensions = extensions
-        self._buffer = b""
-        self._message: Message | None = None
-        self._sender: str | None = None
-        self._recipients: list[str] = []
-        self._greeted = self._mute = False
-
-    def act(self) -> bool:
-        """Answer all that came; tell whether there was anything to do."""
-        if not self._transport.open:
-            self._take()  # what was sent before counts
-            return False
-        busy = not self._greeted or bool(self._transport.said)
-        if not self._greeted:
-            self._greeted = True
-            self._answer("greeting", 220)
-        self._take()
-        return busy
-
-    def _take(self) -> None:
-        self._buffer += self._transport.said
-        self._transport.said.clear()
-        while b"\r\n" in self._buffer:
-            line, _, self._buffer = self._buffer.partition(b"\r\n")
-            assert b"\r" not in line, line
-            assert b"\n" not in line, line
-            self._line(line)
-        # What ends in half a line must not hold half a line end that counts elsewhere.
-        assert b"\n" not in self._buffer
-
-    @property
-    def unended(self) -> bytes:
-        """The content that is under way, with what there is of its last line."""
-        return self._message.content + self._buffer if self._message else b""
-
-    def say_unasked(self, text: bytes) -> None:
-        """Only when all that the proxy wrote is answered: else it would be an answer."""
-        if self._transport.open and self._greeted and not self._mute and not self._transport.said:
-            self._transport.deliver(text)
-
-    def go(self) -> None:
-        self._transport.lose()
-
-    def _line(self, line: bytes) -> None:
-        if self._message is None:
-            self._command(line.decode())
-        elif line == b".":
-            message, self._message = self._message, None
-            message.ended = True
-            self._sender, self._recipients = None, []
-            number = self._messages.index(message)
-            message.answer = self._answer(f"message {number}", 250)
-        else:
-            self._message.content += line + b"\r\n"
-
-    def _command(self, line: str) -> None:
-        verb = line.split(" ", 1)[0].split(":")[0]
-        assert verb in CARRIED, line
-        assert self._address != SHADOW or verb != "DATA"
-        assert line.isprintable(), line
-        taken = (
-            200
-            <= self._answer(line, {"DATA": 354, "XCLIENT": 220, "QUIT": 221}.get(verb, 250))
-            < 400
-        )
-        if taken and verb in ("EHLO", "HELO", "XCLIENT", "RSET"):
-            self._sender, self._recipients = None, []
-        elif taken and verb == "MAIL":
-            assert self._sender is None, "MAIL inside a transaction"
-            self._sender, self._recipients = path(line), []
-        elif taken and verb == "RCPT":
-            assert self._sender is not None, "RCPT without MAIL"
-            self._recipients.append(path(line))
-        elif taken and verb == "DATA":
-            assert self._sender is not None
-            assert self._recipients, "DATA without a recipient"
-            self._message = Message(self._address, self._sender, self._recipients)
-            self._messages.append(self._message)
-
-    def _answer(self, subject: str, success: int) -> int:
-        """Answer by the script; the code, or 0 where that was none that means anything."""
-        if self._mute or not self._transport.open:
-            return 0
-        # Out of sequence is refused, whatever the script says, as any server does.
-        out_of_sequence = (subject.startswith("RCPT") and self._sender is None) or (
-            subject == "DATA" and not self._recipients
-        )
-        kind = "5xx" if out_of_sequence else self._script.next(subject)
-        code = {"4xx": 451, "5xx": 550, "421": 421, "421 and gone": 421}.get(kind, success)
-        if kind == "wrong":
-            code = 250 if success == 354 else 354
-        if kind == "mute":
-            self._mute = True
-            return 0
-        if kind == "gone":
-            self.go()
-            return 0
-        if kind in ("garbage", "half"):
-            self._mute = True
-            self._transport.deliver(b"garbage\r\n" if kind == "garbage" else b"250-half\r\n25")
-            return 0
-        words = [f"{code}-two lines\r\n"] if kind == "long" else []
-        if subject.startswith("EHLO") and code == 250:
-            words += [f"{code}-{extension}\r\n" for extension in self._extensions]
-        about = "shadow" if self._address == SHADOW else f"x for {subject}"
-        words.append(f"{code} {about}\r\n")
-        # Only where nothing else is to be answered: it would be the answer to that.
-        if kind == "surplus" and not self._buffer:
-            words.append("250 surplus\r\n")
-        self._transport.deliver("".join(words).encode())
-        if kind.endswith("and gone"):
-            self.go()
-        return code if kind != "wrong" else 0
-
-
-def path(line: str) -> str:
-    return line[line.index("<") + 1 : line.rindex(">")]
-
-
-@dataclass
-class Ends:
-    """What the two ends saw, read without a look at the proxy."""
-
-    sent: bytes
-    said: bytes
-    messages: list[Message]
-    contents: list[bytes] = field(default_factory=list)  # that the client ended
-    open_content: bytes | None = None
-    leftover: list[Reply] = field(default_factory=list)
-    unanswered: bool = False
-
-    def replies(self) -> list[Reply]:
-        assert not self.said or self.said.endswith(b"\r\n")
-        replies, texts = [], []
-        for line in self.said.split(b"\r\n")[:-1]:
-            match = re.fullmatch(rb"([2-5]\d\d)([ -])([\t\x20-\x7e\x80-\xff]*)", line)
-            assert match, line
-            texts.append(match[3].decode())
-            if match[2] == b" ":
-                replies.append(Reply(int(match[1]), " ".join(texts)))
-                texts = []
-        assert not texts
-        return replies
-
-    def exchanges(self) -> Iterator[tuple[str, Reply | None]]:
-        """Each command of the client, or END_OF_DATA, and its reply."""
-        replies = deque(self.replies())
-        assert replies
-        assert replies.popleft().code == 220
-        rest = self.sent
-        while b"\n" in rest:
-            line, _, after = rest.partition(b"\n")
-            if chunk := re.fullmatch(rb"BDAT (\d+)(?: LAST)?\r", line):
-                if len(after) < int(chunk[1]):
-                    break
-                after = after[int(chunk[1]) :]
-            rest = after
-            reply = replies.popleft() if replies else None
-            yield line.decode("utf-8", "replace").rstrip("\r"), reply
-            if reply is None:
-                self.unanswered = True
-                return
-            if reply.code == 354:
-                content, end, after = (b"\r\n" + rest).partition(b"\r\n.\r\n")
-                if not end:
-                    self.open_content = content[2:]
-                    break
-                rest = after
-                self.contents.append((content + b"\r\n")[2:])
-                reply = replies.popleft() if replies else None
-                yield END_OF_DATA, reply
-                if reply is None:
-                    self.unanswered = True
-                    return
-        self.leftover = list(replies)
-
-    def check(self, cut: bool) -> None:
-        sender, recipients = "", list[str]()
-        told: list[int] = []  # the messages that the client was told of
-        for command, reply in self.exchanges():
-            verb = command.upper().split(" ")[0]
-            if reply is None:
-                break
-            if command == END_OF_DATA:
-                assert reply.subject or not reply.success, "a success of our own making"
-                if reply.subject:
-                    told.append(self._check_message(sender, recipients, reply))
-            elif verb == "MAIL" and reply.success:
-                sender, recipients = path(command), []
-            elif verb == "RCPT":
-                self._check_recipient(command, sender, reply)
-                if reply.success:
-                    recipients.append(path(command))
-            elif verb == "DATA":
-                assert not reply.success
-                assert reply.code != 354 or reply.subject == "DATA"
-            elif reply.subject:
-                assert reply.subject.split()[0] == verb, (command, reply)
-        # A session ends with the answer to QUIT, or with a 421, which nobody need have asked for.
-        assert cut or self.replies()[-1].code in (221, 421)
-        assert len(self.leftover) <= 1
-        assert all(reply.code == 421 for reply in self.leftover)
-        if self.leftover and "Timeout" in self.leftover[0].text:
-            assert not self.unanswered
-        self._check_upstreams(told, cut)
-
-    def _check_recipient(self, command: str, sender: str, reply: Reply) -> None:
-        assert reply.subject or not reply.success, "a recipient that no upstream accepted"
-        if reply.subject.startswith("RCPT"):
-            assert path(reply.subject) == path(command), "the answer to another command"
-        elif reply.subject.startswith("MAIL"):
-            assert path(reply.subject) == sender
-            assert not reply.success
-
-    def _check_message(self, sender: str, recipients: list[str], reply: Reply) -> int:
-        """The end of data is answered by the upstream that got this message, and got all of it."""
-        number = int(reply.subject.removeprefix("message "))
-        message = self.messages[number]
-        assert message.ended
-        assert message.answer == reply.code
-        assert message.content == normalised(self.contents[-1])
-        assert (message.sender, message.recipients) == (sender, recipients)
-        return number
-
-    def _check_upstreams(self, told: list[int], cut: bool) -> None:
-        """Nobody got a final dot, or content, that the client did not send."""
-        ended = [normalised(content) for content in self.contents]
-        for number, message in enumerate(self.messages):
-            for recipient in message.recipients:
-                assert message.address in PLACES[recipient.partition("@")[2]]
-            if message.ended:
-                assert message.content in ended, "content that the client did not end"
-                assert number in told or cut or not message.answer, "a success that was not told"
-        assert told == sorted(set(told))
-
-    def check_begun(self, content: bytes) -> None:
-        """Content that never got its final dot is the beginning of what the client sent."""
-        begun = map(normalised, [*self.contents, self.open_content or b""])
-        assert any(whole.startswith(content) for whole in begun)
-
-
-def normalised(content: bytes) -> bytes:
-    """The content with every line end made CRLF, and lines of one dot stuffed (see DataReader)."""
-    lines = re.split(rb"\r\n|\r|\n", content)
-    return b"\r\n".join(b".." if line == b"." else line for line in lines)
-
-
-# What may happen
+# What the client says
 
 RECIPIENTS = ["a@example.com", "b@example.com", "c@example.com", "d@example.net", "e@several.test"]
-ODD_RECIPIENTS = ["f@unknown.test", "g@fails.test", "h", "grün@example.com"]
-HELLOS = ["EHLO client.example.com", "EHLO other.example.com", "HELO x", "EHLO"]
-MAIL = "MAIL FROM:<s@example.org>"
-ODD_MAILS = [
-    "MAIL FROM:<>",
-    f"{MAIL} SIZE=10 BODY=8BITMIME",
-    f"{MAIL} SIZE=99999999",
-    "MAIL FROM:s",
-]
+RECIPIENTS += ["f@store.test", "g@store.test", "h@example.net"]
+ODD_RECIPIENTS = ["x@unknown.test", "x@fails.test", "x", "grün@example.com"]
+HELLOS = ["EHLO client.example.com", "EHLO other.example.com", "HELO x", "EHLO", "LHLO x"]
+PARAMETERS = ["", "", *[" PRDR"] * 4, " BODY=8BITMIME", " SMTPUTF8 BODY=8BITMIME"]
+PARAMETERS += [" PRDR BODY=BINARYMIME", " SIZE=150", " BODY=BINARYMIME", " FOO"]
 OTHERS = ["NOOP", "RSET", "VRFY a", "HELP", "EXPN list", "STARTTLS", "AUTH PLAIN AGEAYg==", ""]
 OTHERS += ["FOO", "XCLIENT ADDR=192.0.2.1", "BDAT 7 LAST\r\nQUIT\r\n!", "DATA", *HELLOS]
 PIECES = [b"one", b"two", b".", b"..", b"\r\n", b"\r\n", b"\n", b"\r", b"\xfc", b"QUIT\r\n"]
@@ -359,45 +52,77 @@ def mostly(usual: str, *odd: str) -> st.SearchStrategy[str]:
 
 
 @st.composite
-def transactions(draw: st.DrawFn) -> bytes:
-    commands = [draw(mostly(MAIL, *ODD_MAILS))]
-    for _ in range(draw(st.integers(1, 3))):
-        recipient = draw(st.sampled_from(RECIPIENTS * 3 + ODD_RECIPIENTS))
-        commands.append(f"RCPT TO:<{recipient}>")
-    if draw(st.integers(0, 4)) == 4:
-        commands.insert(draw(st.integers(0, len(commands))), draw(st.sampled_from(OTHERS)))
-    envelope = "".join(f"{command}\r\n" for command in commands).encode()
+def chunks(draw: st.DrawFn) -> bytes:
+    """A message by BDAT, with what does not belong there between its chunks now and then."""
+    parts = draw(st.lists(CONTENT, min_size=1, max_size=4))
+    said = [
+        b"BDAT %d%s\r\n" % (len(part), b" LAST" * (number == len(parts))) + part
+        for number, part in enumerate(parts, 1)
+    ]
     if draw(st.integers(0, 5)) == 5:
-        return envelope + b"RSET\r\n"
-    return envelope + b"DATA\r\n" + draw(CONTENT) + b"\r\n.\r\n"
+        other = draw(st.sampled_from([*OTHERS, "RCPT TO:<c@example.com>", "MAIL FROM:<z@x.test>"]))
+        said.insert(draw(st.integers(1, len(said))), other.encode() + b"\r\n")
+    return b"".join(said)
 
 
 @st.composite
-def transcripts(draw: st.DrawFn) -> bytes:
+def transactions(draw: st.DrawFn, number: int) -> bytes:
+    sender = draw(mostly(f"<s{number}@example.org>", "<>", "s"))
+    commands = [f"MAIL FROM:{sender}{draw(st.sampled_from(PARAMETERS))}"]
+    for _ in range(draw(st.integers(1, 4))):
+        recipient = draw(st.sampled_from(RECIPIENTS * 3 + ODD_RECIPIENTS))
+        commands.append(f"RCPT TO:<{recipient}>{draw(mostly('', ' NOTIFY=NEVER'))}")
+    if draw(st.integers(0, 4)) == 4:
+        commands.insert(draw(st.integers(1, len(commands))), draw(st.sampled_from(OTHERS)))
+    envelope = "".join(f"{command}\r\n" for command in commands).encode()
+    match draw(st.integers(0, 8)):
+        case 8:
+            return envelope + b"RSET\r\n"
+        case 0 | 1 | 2 | 3:
+            return envelope + draw(chunks())
+        case _:
+            return envelope + b"DATA\r\n" + draw(CONTENT) + b"\r\n.\r\n"
+
+
+@st.composite
+def transcripts(draw: st.DrawFn, lmtp: bool) -> bytes:
     """Commands and messages, from EHLO on, sent without a look at the replies."""
-    hello = draw(mostly(HELLOS[0], *HELLOS[1:])) + "\r\n"
-    parts = draw(st.lists(transactions(), min_size=1, max_size=4))
+    usual = "LHLO client.example.com" if lmtp else HELLOS[0]
+    hello = draw(mostly(usual, "HELO x", "EHLO")) + "\r\n"
+    parts = [draw(transactions(number)) for number in range(draw(st.integers(1, 4)))]
     return hello.encode() + b"".join(parts) + draw(st.sampled_from([b"QUIT\r\n", b""]))
 
 
-# By the verb, and how many of them were answered before; all others are accepted.
-FAULTS = ["4xx", "5xx", "421", "421 and gone", "accept and gone", "gone", "garbage", "half"]
-FAULTS += ["mute", "surplus", "surplus", "long", "wrong"]
-VERBS = [
-    "greeting",
-    "EHLO",
-    "XCLIENT",
-    "MAIL",
-    "RCPT",
-    "DATA",
-    "message",
-    "message",
-    "RSET",
-    "QUIT",
-]
-SCRIPT = st.dictionaries(
-    st.tuples(st.sampled_from(VERBS), st.integers(0, 2)), st.sampled_from(FAULTS), max_size=3
+# What upstreams say: by the verb, and how many of them were answered before; all others are
+# accepted.
+FAULTS = ["4xx", "5xx", "421", "421 and gone", "accept and gone", "5xx and gone", "gone"]
+FAULTS += ["garbage", "half", "mute", "surplus", "surplus", "long", "wrong"]
+LAST = ["message", "recipient", "recipient", "overall", "overall"]
+LATE = ["DATA", "BDAT", "single", *LAST]
+VERBS = [*LATE, "greeting", "EHLO", "LHLO", "XCLIENT", "MAIL", "RCPT", "RSET", "QUIT", "NOOP"]
+
+
+def scripts(
+    verbs: Sequence[str], at_least: int = 0
+) -> st.SearchStrategy[dict[tuple[str, int], str]]:
+    moments = st.tuples(st.sampled_from(verbs), st.sampled_from([0, 0, 0, 1, 1, 2]))
+    return st.dictionaries(moments, st.sampled_from(FAULTS), min_size=at_least, max_size=4)
+
+
+EXTENSIONS = st.lists(
+    st.sampled_from(
+        ["PIPELINING"] * 6
+        + ["CHUNKING", "PRDR"] * 6
+        + ["8BITMIME"] * 2
+        + ["SIZE", "SIZE 200", "SMTPUTF8", "BINARYMIME", "DSN", "XCLIENT ADDR"]
+        + ["XCLIENT NAME HELO PROTO", "LIMITS RCPTMAX=2", "LIMITS RCPTMAX=1 MAILMAX=1"]
+    ),
+    unique_by=lambda line: line.split()[0],
 )
+OFFER = ["PIPELINING", "SIZE 1000000", "8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME", "DSN"]
+OFFERS = [OFFER, *[[*OFFER, "PRDR"]] * 4, ["8BITMIME"]]
+
+# So many octets of the transcript, and what happens then.
 UNASKED = {
     "success": b"250 early\r\n",
     "permanent": b"552 early\r\n",
@@ -406,17 +131,16 @@ UNASKED = {
     "half": b"25",
     "garbage": b"hello\r\n",
 }
-# So many octets of the transcript, and what happens then.
 STEP = st.tuples(
-    st.sampled_from([0, 1, 2, 5, 20, 50, 100]),
+    st.sampled_from([0, 1, 2, 5, 20, 50, 100, 400]),
     st.sampled_from(
-        ["act"] * 20 + ["nothing"] * 4 + ["go", "stall", "take", "client stalls", "wait", *UNASKED]
+        ["act"] * 40 + ["nothing"] * 8 + ["go", "stall", "take", "client stalls", "wait", *UNASKED]
     ),
 )
-EXTENSIONS = st.lists(
-    st.sampled_from(["PIPELINING", "8BITMIME", "SIZE", "XCLIENT ADDR", "XCLIENT NAME HELO PROTO"]),
-    unique=True,
-)
+
+
+NO_POOL = PoolLimits(idle=0.0, age=60.0, uses=10, each=5)
+POOL = PoolLimits(idle=100.0, age=1000.0, uses=3, each=2, ready=1)
 
 
 @dataclass(frozen=True)
@@ -431,21 +155,38 @@ class Scene:
     """A world in which steps are taken."""
 
     def __init__(
-        self, sent: bytes, script: Script, extensions: list[str], options: Settings, shadowed: bool
+        self,
+        sent: bytes,
+        script: Script,
+        extensions: Sequence[Sequence[str]],
+        options: Settings,
+        *,
+        shadowed: bool,
+        prefer_chunks: bool,
     ) -> None:
+        """`extensions` are those of upstreams, which share them where there are too few."""
         several = upstream("mx.test")
-        hosts: dict[str, Sequence[str]] = {it: [it] for it in ("192.0.2.1", "192.0.2.2", SHADOW)}
+        hosts: dict[str, Sequence[str]] = {
+            it: [it] for it in ("192.0.2.1", "192.0.2.2", "192.0.2.5", SHADOW)
+        }
         hosts["mx.test"] = PLACES["several.test"]
         self.world = World(
             {
                 "example.com": Row(ONE, shadow=upstream(SHADOW) if shadowed else None),
                 "example.net": TWO,
                 "several.test": several,
+                "store.test": STORE,
                 "fails.test": TryAgain("the database is down"),
             },
             hosts,
             options,
         )
+        if prefer_chunks:
+            world = self.world
+            world.client.lose()
+            relaying = replace(world.profile.relaying, prefer_chunks=True)
+            world.profile = replace(world.profile, relaying=relaying)
+            world.client = world.connect()
         self.sent = b""
         self.upstreams: list[ScriptedUpstream] = []
         self.messages: list[Message] = []
@@ -515,8 +256,17 @@ class Scene:
 
     def _meet(self) -> None:
         for address, transport in self.world.upstreams[len(self.upstreams) :]:
+            place = int(address.rpartition(".")[2])
             self.upstreams.append(
-                ScriptedUpstream(address, transport, self._script, self.messages, self._extensions)
+                ScriptedUpstream(
+                    address,
+                    transport,
+                    self._script,
+                    self.messages,
+                    self._extensions[place % len(self._extensions)],
+                    lmtp=address in PLACES["store.test"],
+                    shadow=address == SHADOW,
+                )
             )
 
     def _stall(self, stalled: bool) -> None:
@@ -527,24 +277,62 @@ class Scene:
                 transport.drained()
 
 
-@settings(max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
+def few(usual: object, odd: object) -> st.SearchStrategy[object]:
+    return st.sampled_from([usual] * 4 + [odd])
+
+
+@settings(
+    max_examples=2000, suppress_health_check=[HealthCheck.too_slow], report_multiple_bugs=False
+)
 @given(
-    sent=transcripts(),
-    script=SCRIPT,
+    data=st.data(),
+    lmtp=few(False, True),
+    script=scripts(VERBS) | scripts(LATE, 2) | scripts(["RCPT", *LATE], 1) | scripts(LAST, 2),
     steps=st.lists(STEP, max_size=40),
-    extensions=EXTENSIONS,
-    cut=st.none() | st.builds(Cut, st.integers(0, 600), st.booleans()),
-    reject=st.sampled_from([False, False, True]),
-    size=st.sampled_from([1_000_000, 1_000_000, 1_000_000, 100]),
+    extensions=st.lists(EXTENSIONS, min_size=1, max_size=3),
+    offer=st.sampled_from(OFFERS),
+    cut=st.none() | st.none() | st.builds(Cut, st.integers(0, 600), st.booleans()),
+    reject=few(False, True),
+    size=few(1_000_000, 100),
     unreachable=st.sampled_from([None, None, None, "192.0.2.1", "192.0.2.3", SHADOW]),
     shadowed=st.booleans(),
+    prefer_chunks=few(False, True),
+    pool=few(NO_POOL, POOL),
 )
-def anything(sent, script, steps, extensions, cut, reject, size, unreachable, shadowed):
-    options = Settings(reject_bare_newline=reject, max_message_bytes=size, max_errors=50)
-    scene = Scene(
-        sent[: cut.octets] if cut else sent, Script(script), extensions, options, shadowed
+def anything(
+    data: st.DataObject,
+    lmtp: bool,
+    script: dict[tuple[str, int], str],
+    steps: list[tuple[int, str]],
+    extensions: list[list[str]],
+    offer: list[str],
+    cut: Cut | None,
+    reject: bool,
+    size: int,
+    unreachable: str | None,
+    shadowed: bool,
+    prefer_chunks: bool,
+    pool: PoolLimits,
+) -> None:
+    sent = data.draw(transcripts(lmtp), label="sent")
+    options = Settings(
+        reject_bare_newline=reject,
+        max_message_bytes=size,
+        max_errors=50,
+        lmtp=lmtp,
+        pool=pool,
+        offer=announcing(*(each for each in offer if not (lmtp and each == "PRDR"))),
     )
-    scene.world.unreachable.add(unreachable)
+    scene = Scene(
+        sent[: cut.octets] if cut else sent,
+        Script(script),
+        extensions,
+        options,
+        shadowed=shadowed,
+        prefer_chunks=prefer_chunks,
+    )
+    if unreachable is not None:
+        scene.world.unreachable.add(unreachable)
     for step in steps:
         scene.take(*step)
     scene.end(cut)
@@ -553,10 +341,19 @@ def anything(sent, script, steps, extensions, cut, reject, size, unreachable, sh
     assert not len(scene.world.deadlines)
     assert not len(scene.world.shadows)
     assert not any(transport.open for _, transport in scene.world.upstreams)
-    ends = Ends(scene.sent, bytes(scene.world.client.said), scene.messages)
-    ends.check(cut is not None)
+    ends = Ends(
+        scene.sent,
+        bytes(scene.world.client.said),
+        scene.messages,
+        PLACES,
+        lmtp=lmtp,
+        cut=cut is not None,
+        chunks=prefer_chunks,
+    )
+    ends.check()
     for each in scene.upstreams:
-        ends.check_begun(each.unended)
+        if each.unended is not None:
+            ends.check_begun(*each.unended)
 
 
 def test_whatever_happens() -> None:

@@ -57,8 +57,10 @@ class Slow:
         hits = {key: Hit(self.rows[key], "there") for key in keys if key in self.rows}
         return {**hits, **{key: WRONG for key in keys if key in self.wrong}}
 
-    def upstreams(self):
-        return (ONE, TWO)
+    lists_all = True
+
+    def listed(self):
+        return (Row(ONE), Row(TWO))
 
     def answer(self, error: Exception | None = None) -> None:
         """End the oldest question."""
@@ -449,5 +451,8 @@ def test_stop_gives_up_what_is_under_way(cached, table):
     assert [str(each[0]) for each in (seen, other)] == ["stopping"] * 2
 
 
-def test_upstreams_are_the_tables(cached):
-    assert cached.upstreams() == (ONE, TWO)
+def test_upstreams_are_the_tables(cached, table):
+    assert cached.listed() == (Row(ONE), Row(TWO))
+    assert cached.lists_all
+    table.lists_all = False
+    assert not cached.lists_all

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from smtpproxy.deadlines import Deadlines
-from smtpproxy.routing import Hit, LookupFailed, Row, Upstream, Wrong
+from smtpproxy.routing import Hit, LookupFailed, Row, Upstream, Wrong, upstreams_in
 from smtpproxy.routing.database import DatabaseTable
 from smtpproxy.routing.servers import Server
 from tests.support.turns import Turns
@@ -259,19 +259,32 @@ def test_stop_ends_the_waits_and_closes_the_connections(reactor, memory, table, 
 
 
 def test_upstreams_are_those_of_the_last_refresh(reactor, memory, table, failure):
-    assert list(table.upstreams()) == []
+    assert not table.lists_all
+    assert list(table.listed()) == []
     reactor.until(table.refresh())
-    assert list(table.upstreams()) == [ONE, TWO]
+    assert list(upstreams_in(table.listed())) == [ONE, TWO]
+    assert table.lists_all
     memory.rows["bad"] = "one.test:0"
     assert "a row is wrong" in failure(table.refresh())
-    assert list(table.upstreams()) == [ONE, TWO]
+    assert list(upstreams_in(table.listed())) == [ONE, TWO]
+    assert table.lists_all
+
+
+def test_upstreams_that_are_too_many_are_not_all(reactor, memory, table, monkeypatch):
+    monkeypatch.setattr("smtpproxy.routing.database._MOST", 3)
+    reactor.until(table.refresh())
+    assert not table.lists_all
+    monkeypatch.setattr("smtpproxy.routing.database._MOST", 4)
+    reactor.until(table.refresh())
+    assert table.lists_all
 
 
 def test_without_a_query_for_upstreams_none_is_asked(reactor, memory, table):
     memory.upstreams_query = ""
     reactor.until(table.check())
     assert memory.keys == ["nobody@check.invalid"]
-    assert list(table.upstreams()) == []
+    assert list(table.listed()) == []
+    assert not table.lists_all
 
 
 def test_check_tries_both_queries(reactor, memory, table, failure):

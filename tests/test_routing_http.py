@@ -234,7 +234,8 @@ class JsonTest(WithService):
     def test_what_it_says_of_itself(self):
         mapping = self.mapping(self.server.url())
         assert mapping.keys(QUESTION) == ("alice+news@example.com",)
-        assert list(mapping.upstreams()) == []
+        assert list(mapping.listed()) == []
+        assert not mapping.lists_all
 
 
 class NginxTest(WithService):

@@ -28,6 +28,7 @@ from smtpproxy.routing import (
     Tls,
     TryAgain,
     Upstream,
+    upstreams_in,
 )
 from smtpproxy.routing.database import DatabaseTable
 from smtpproxy.routing.mysql import Mysql, MysqlServer
@@ -227,7 +228,7 @@ def test_further_columns_of_whatever_type(reactor, make):
 def test_upstreams_and_that_a_percent_sign_is_one_there_too(reactor, make):
     table = make(upstreams_query="SELECT DISTINCT server FROM routes WHERE server LIKE '%.test'")
     reactor.until(table.check())
-    assert set(table.upstreams()) == {upstream("one.test"), upstream("two.test")}
+    assert set(upstreams_in(table.listed())) == {upstream("one.test"), upstream("two.test")}
 
 
 def test_unix_socket(make, find, mariadb):
@@ -524,7 +525,7 @@ def test_what_is_documented(reactor, make, find, mariadb):
         assert find(make(query), "alice@example.com", "example.com").keys() == {"example.com"}
     table = make(simple, upstreams)
     reactor.until(table.check())
-    assert [str(each) for each in table.upstreams()] == [
+    assert [str(each) for each in upstreams_in(table.listed())] == [
         "old.example.net:2525",
         "[2001:db8::25]:25",
     ]

@@ -13,7 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpproxy.faults import Faults
-from smtpproxy.routing import Found, NoRoute, Question, Route, Row, Server, TryAgain, Upstream
+from smtpproxy.routing import (
+    Found,
+    NoRoute,
+    Question,
+    Route,
+    Row,
+    Server,
+    TryAgain,
+    Upstream,
+    upstreams_in,
+)
 from smtpproxy.routing.regex import BUDGET, MAX_ROWS, RegexMapping, RegexTable, parse_expression
 from smtpproxy.smtp.paths import NULL_PATH, Path, parse_path
 
@@ -141,7 +151,7 @@ def test_percent_goes_on_to_the_next_row(load):
 def test_upstreams_are_listed_once_with_shadows(load):
     table = load(HEADER + "a;one.test;;two.test\nb;one.test\n")
     mapping = RegexMapping("regex", table)
-    assert [str(each) for each in mapping.upstreams()] == ["one.test:25", "two.test:25"]
+    assert [str(each) for each in upstreams_in(mapping.listed())] == ["one.test:25", "two.test:25"]
 
 
 def test_separators_and_quotes_in_an_expression(load):

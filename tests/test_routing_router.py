@@ -15,6 +15,7 @@ from smtpproxy.routing import (
     Found,
     Hit,
     KeyedMapping,
+    Listing,
     LookupFailed,
     Mapping,
     NoRoute,
@@ -66,8 +67,12 @@ class Table:
                 return Found(Route(Row(self.rows[key]), self.name, key))
         return NoRoute()
 
-    def upstreams(self) -> Iterable[Upstream]:
-        return self.rows.values()
+    def listed(self) -> Iterable[Row]:
+        return map(Row, self.rows.values())
+
+    @property
+    def lists_all(self) -> bool:
+        return self.instead is None
 
 
 class Hits:
@@ -90,8 +95,12 @@ class Hits:
             raise LookupFailed(self.trouble, self.known)
         return self.hits  # more than was asked for does no harm
 
-    def upstreams(self) -> Iterable[Upstream]:
-        return (hit.row.upstream for hit in self.hits.values() if isinstance(hit, Hit))
+    def listed(self) -> Iterable[Row]:
+        return (hit.row for hit in self.hits.values() if isinstance(hit, Hit))
+
+    @property
+    def lists_all(self) -> bool:
+        return not self.trouble
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -172,7 +181,7 @@ def test_static_with_percent_is_not_for_all():
     )
     assert run(router(StaticMapping(shut)).route(FOO)) == NoRoute((Route(shut, "static", KEYS[0]),))
     assert run(router(StaticMapping(open_)).route(FOO)) == Found(Route(open_, "static", KEYS[0]))
-    assert list(StaticMapping(open_).upstreams()) == [ONE, TWO]
+    assert list(StaticMapping(open_).listed()) == [open_]
 
 
 def test_a_table_is_asked_for_all_keys_at_once_and_the_first_counts():
@@ -186,7 +195,7 @@ def test_a_table_is_asked_for_all_keys_at_once_and_the_first_counts():
     assert run(router(KeyedMapping("a", table)).route(FOO)) == expected
     assert run(router(KeyedMapping("a", table, parent_domains=True)).route(FOO)) == expected
     assert table.asked == [(*KEYS, "*"), (*KEYS, ".com", "*")]
-    assert list(KeyedMapping("a", table).upstreams()) == [ONE, TWO, ONE]
+    assert list(KeyedMapping("a", table).listed()) == [Row(ONE), Row(TWO), Row(ONE)]
 
 
 def test_a_row_that_is_not_for_this_recipient_is_passed():
@@ -264,3 +273,12 @@ def test_an_explanation_of_no_route_and_of_trouble():
 def test_upstreams_of_the_chain_once_in_order():
     mappings = (Table("a", {"x": TWO, "y": ONE, "z": TWO}), StaticMapping(Row(ONE)))
     assert router(*mappings).upstreams() == (TWO, ONE)
+
+
+def test_a_listing_has_who_gets_mail_and_which_mappings_may_name_others():
+    shadowed = StaticMapping(Row(TWO, 50, shadow=ONE))
+    assert router(shadowed).upstreams() == (TWO, ONE)
+    assert router(shadowed).listing() == Listing((TWO,))
+    failing = Table("a", {"x": ONE}, TryAgain("down"))
+    silent = KeyedMapping("b", Hits({}, "down"))
+    assert router(failing, silent, shadowed).listing() == Listing((ONE, TWO), ("a", "b"))

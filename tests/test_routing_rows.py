@@ -122,6 +122,13 @@ def test_all_that_is_wrong_is_told_at_once():
     assert found[-1] == ("tls", "stands beside tls_verify; leave one of the two empty")
 
 
+def test_a_unix_socket_cannot_be_verified():
+    for row in ({"server": "lmtp:unix:/a"}, {"server": "a", "shadow": "unix:/a"}):
+        [(column, words)] = faults(tls="verify", **row)
+        assert column == "tls"
+        assert "no certificate can be for a Unix socket" in words
+
+
 @given(st.dictionaries(st.sampled_from(list(COLUMNS)), st.text(max_size=8), max_size=7))
 def test_any_row_is_one_or_is_bad(fields):
     try:

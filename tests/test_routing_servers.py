@@ -95,6 +95,22 @@ def test_any_text_is_a_server_or_a_value_error(text):
         ("mx:a.test*2,mx:b.test*1", (Server("a.test", 25, True, 2), Server("b.test", 25, True, 1))),
         ("mx:a.test,a.test", (Server("a.test", mx=True), Server("a.test"))),
         ("mx", (Server("mx"),)),
+        ("lmtp:store.test", (Server("store.test", 24, lmtp=True),)),
+        ("LMTP: Store.test:2424", (Server("store.test", 2424, lmtp=True),)),
+        ("lmtp:[2001:db8::1]:2424", (Server("2001:db8::1", 2424, lmtp=True),)),
+        ("lmtp:::1", (Server("::1", 24, lmtp=True),)),
+        ("unix:/run/smtp", (Server("", 0, path="/run/smtp"),)),
+        ("lmtp:unix:/run/Lmtp:1", (Server("", 0, lmtp=True, path="/run/Lmtp:1"),)),
+        (
+            "lmtp:unix:/a*3,lmtp:b*1",
+            (
+                Server("", 0, weight=3, lmtp=True, path="/a"),
+                Server("b", 24, weight=1, lmtp=True),
+            ),
+        ),
+        ("lmtp:a,a", (Server("a", 24, lmtp=True), Server("a"))),
+        ("lmtp.:24,unix.:25", (Server("lmtp", 24), Server("unix", 25))),
+        ("lmtp", (Server("lmtp"),)),
     ],
 )
 def test_several_servers_in_order_or_with_weights(text, servers):
@@ -123,6 +139,26 @@ def test_several_servers_in_order_or_with_weights(text, servers):
         ("mx:192.0.2.1", "MX records belong to a domain; give mx:example.com"),
         ("mx:[2001:db8::1]", "MX records belong to a domain"),
         ("mx:mx:a.test", "is not a port"),
+        ("lmtp:", "no server"),
+        ("lmtp:24", "'lmtp:24' has no host; give lmtp:host:24, or lmtp.:24 for a host that is"),
+        ("lmtp:a:25", "LMTP is never on port 25; its own is 24"),
+        ("lmtp:mx:a.test", "the hosts of MX records do not speak LMTP; name a host"),
+        ("lmtp:lmtp:a", "is not a port"),
+        ("lmtp:a,lmtp:A:24", "lmtp:a:24 is there twice"),
+        ("unix:", "'' is no full path of a Unix socket; give unix:/run/"),
+        ("unix:run/smtp", "'run/smtp' is no full path"),
+        ("unix:25", "'25' is no full path"),
+        ("lmtp:unix:lmtp", "'lmtp' is no full path"),
+        ("unix:/", "the path of a Unix socket can have letters, digits and ._:@+~/-"),
+        ("unix:/run/", "the path of a Unix socket"),
+        ("unix:/run/a b", "the path of a Unix socket"),
+        ("unix:/run/a\nb", "the path of a Unix socket"),
+        ("unix:/run/a[b]", "the path of a Unix socket"),
+        ("unix:/run/ü", "the path of a Unix socket"),
+        ("unix:/" + "a" * 107, "the path of a Unix socket has at most 107 octets"),
+        ("unix:/a*b", "'b' is not a weight"),
+        ("unix:/a,/b", "'/b' is not a host name"),
+        ("unix:/a*1,unix:/a*2", "unix:/a*2 is there twice"),
     ],
 )
 def test_what_is_no_list_of_servers(text, hint):
@@ -132,14 +168,21 @@ def test_what_is_no_list_of_servers(text, hint):
     assert "\n" not in str(caught.value)
 
 
+PARTS = [
+    *("a", "B.test.", "mx", "lmtp", "unix", "192.0.2.1", "[::1]:26", "d:99999", "", "*", "e*"),
+    *("mx:c", "lmtp:a", "lmtp:a:25", "unix:/a", "lmtp:unix:/a/B", "unix:a"),
+]
+
+
 @given(
     st.lists(
-        st.sampled_from(
-            ["a", "B.test.", "mx:c", "[::1]:26", "192.0.2.1", "d:99999", "", "*", "e*"]
-        ),
+        st.sampled_from(PARTS),
         max_size=4,
     ).map(",".join)
-    | st.from_regex(r"(mx:)?[a-b.:\[\]0-9]{0,12}(\*[0-9]{0,5})?(,[a-b*0-9]{0,5})?", fullmatch=True)
+    | st.from_regex(
+        r"(mx:|lmtp:|lmtp:unix:/)?[a-b.:\[\]0-9]{0,12}(\*[0-9]{0,5})?(,[a-b*0-9]{0,5})?",
+        fullmatch=True,
+    )
 )
 def test_any_text_is_servers_that_are_written_as_they_are_read_or_a_value_error(text):
     try:
@@ -153,6 +196,9 @@ def test_an_upstream_is_written_as_it_is_read():
     assert str(Upstream((Server("mx.example.net"),))) == "mx.example.net:25"
     assert str(Upstream((Server("2001:db8::1", 26),))) == "[2001:db8::1]:26"
     assert str(Upstream(parse_servers("a*3,mx:b:26*1"))) == "a:25*3,mx:b:26*1"
+    assert str(Upstream(parse_servers("lmtp:a,lmtp:::1"))) == "lmtp:a:24,lmtp:[::1]:24"
+    assert str(Upstream(parse_servers("lmtp:unix:/a*3,unix:/b*1"))) == "lmtp:unix:/a*3,unix:/b*1"
+    assert str(Upstream(parse_servers("mx,lmtp,unix"))) == "mx.:25,lmtp.:25,unix.:25"
 
 
 def test_upstreams_are_equal_by_servers_tls_ways_and_identity():
@@ -163,6 +209,18 @@ def test_upstreams_are_equal_by_servers_tls_ways_and_identity():
     assert upstream != Upstream(parse_servers("mx.example.net*1,mx2.example.net*1"))
     assert upstream != Upstream(upstream.servers, Tls.MAY)
     assert upstream != Upstream(upstream.servers, identity=Identity.XCLIENT)
+    assert Upstream(parse_servers("unix:/a")) == Upstream(parse_servers("UNIX:/a"))
+    assert Upstream(parse_servers("unix:/a")) != Upstream(parse_servers("unix:/A"))
+    assert Upstream(parse_servers("unix:/a")) != Upstream(parse_servers("lmtp:unix:/a"))
+    assert Upstream(parse_servers("a:24")) != Upstream(parse_servers("lmtp:a"))
+
+
+def test_no_certificate_is_for_a_unix_socket():
+    servers = parse_servers("a.test,lmtp:unix:/run/lmtp")
+    with pytest.raises(ValueError, match="lmtp:unix:/run/lmtp: no certificate can be for a Unix"):
+        Upstream(servers, Tls.VERIFY)
+    for tls in (Tls.NONE, Tls.MAY, Tls.OFFERED, Tls.ENCRYPT):
+        assert Upstream(servers, tls).tls is tls
 
 
 @pytest.mark.parametrize(

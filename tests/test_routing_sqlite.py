@@ -7,7 +7,7 @@ import sqlite3
 import pytest
 
 from smtpproxy.deadlines import Deadlines
-from smtpproxy.routing import LookupFailed, Row, Tls, Upstream, Wrong
+from smtpproxy.routing import LookupFailed, Row, Tls, Upstream, Wrong, upstreams_in
 from smtpproxy.routing.database import DatabaseTable
 from smtpproxy.routing.servers import Server
 from smtpproxy.routing.sqlite import Sqlite
@@ -123,7 +123,7 @@ def test_the_first_of_many_rows(reactor, make, file):
 def test_upstreams(reactor, make, file):
     table = make(file, upstreams_query="SELECT DISTINCT server FROM routes WHERE pattern LIKE 'a%'")
     reactor.until(table.check())
-    assert set(table.upstreams()) == {upstream("one.test"), upstream("n4.test")}
+    assert set(upstreams_in(table.listed())) == {upstream("one.test"), upstream("n4.test")}
 
 
 def test_a_file_that_is_missing_is_told_and_found_once_it_is_there(

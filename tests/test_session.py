@@ -309,7 +309,7 @@ def test_the_declared_size_is_refused_at_mail() -> None:
         C: MAIL FROM:<s@example.org> SIZE=1000001
         S: 552 5.3.4 The message is too big
         C: MAIL FROM:<s@example.org> SIZE=many
-        S: 501 5.5.4 SIZE is not a number
+        S: 501 5.5.4 The value of SIZE is not valid
         C: MAIL FROM:<s@example.org> RET=HDRS
         S: 555 5.5.4 Parameter not recognised
     """)

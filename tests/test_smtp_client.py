@@ -1,13 +1,13 @@
 """The client's end: a reply answers what was asked, and what nobody asked for ends the connection.
 
 In the dialogues `C:` is what we send to the upstream, `U:` what it sends, `R:` the reply
-that we take for the answer; `!` is a `ProtocolError`.
+that we take for the answer; `!` is a `ProtocolError`, `?` what we do not say.
 """
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpproxy.smtp.client import ClientConnection, UnexpectedReply
@@ -57,6 +57,9 @@ def play(script: str, chunking=whole) -> ClientConnection:
         elif who == "C:" and text.endswith(" !"):
             with pytest.raises(ProtocolError):
                 say(connection, text.removesuffix(" !"))
+        elif who == "C:" and text.endswith(" ?"):
+            with pytest.raises(LocalProtocolError):
+                say(connection, text.removesuffix(" ?"))
         elif who == "C:":
             assert say(connection, text)
         else:
@@ -65,14 +68,203 @@ def play(script: str, chunking=whole) -> ClientConnection:
 
 
 def say(connection: ClientConnection, text: str) -> bytes:
-    if text == ".":
-        return connection.end_content()
-    if text == "content":
-        return connection.send_content(b"a\r\n")
-    return connection.send(COMMANDS[text])
+    """A command, or a part of a message; behind its end, how many recipients get a reply."""
+    what, *ways = text.split()
+    recipients = int(ways[0]) if ways else 1
+    match what:
+        case ".":
+            return connection.end_content(recipients, prdr="PRDR" in ways)
+        case "content":
+            return connection.send_content(b"a\r\n")
+        case "chunk":
+            return connection.send_chunk(b"a\r\n")
+        case "last":
+            return connection.end_chunks(b"a\r\n", recipients, prdr="PRDR" in ways)
+        case _:
+            return connection.send(COMMANDS[text])
 
+
+ACCEPTED = """
+    U: 220 hello|
+    R: 220 hello
+    C: EHLO
+    U: 250 ok|
+    R: 250 ok
+    C: MAIL
+    C: RCPT
+    C: RCPT
+    U: 250 ok|250 ok|250 ok|
+    R: 250 ok
+    R: 250 ok
+    R: 250 ok
+    RECIPIENTS
+"""
 
 DIALOGUES = {
+    "a message in chunks, each answered": f"""{ACCEPTED}
+        C: chunk
+        RECIPIENTS
+        U: 250 1|
+        R: 250 1
+        CHUNKS
+        C: QUIT ?
+        C: RSET ?
+        C: content ?
+        C: . ?
+        C: chunk
+        U: 250 2|
+        R: 250 2
+        C: last
+        CHUNKS
+        C: chunk ?
+        C: last ?
+        C: MAIL ?
+        U: 250 queued|
+        R: 250 queued
+        READY
+        C: chunk ?
+        C: MAIL
+    """,
+    "a message in chunks, in one flight": f"""{ACCEPTED}
+        C: chunk
+        C: RSET ?
+        C: DATA ?
+        C: chunk
+        C: last
+        C: last ?
+        U: 250 1|250 2|250 queued|
+        R: 250 1
+        R: 250 2
+        CHUNKS
+        R: 250 queued
+        READY
+        R: nothing
+    """,
+    "a chunk that is refused": f"""{ACCEPTED}
+        C: chunk
+        C: last
+        U: 452 full|503 no|
+        R: 452 full
+        RECIPIENTS
+        R: 503 no
+        READY
+    """,
+    "421 between chunks": f"""{ACCEPTED}
+        C: chunk
+        C: chunk
+        U: 250 1|421 bye|
+        R: 250 1
+        R: 421 bye
+        ENDED
+        C: last ?
+    """,
+    "a surplus reply between chunks": f"""{ACCEPTED}
+        C: chunk
+        U: 250 1|250 2|
+        R: 250 1
+        C: chunk !
+        C: last !
+        R: !
+    """,
+    "an early reply to the last chunk": f"""{ACCEPTED}
+        U: 250 early|
+        C: last !
+        C: chunk !
+    """,
+    "a reply for each recipient (LMTP)": f"""{ACCEPTED}
+        C: DATA
+        U: 354 go|
+        R: 354 go
+        C: . 2
+        C: QUIT ?
+        U: 250 one|
+        R: 250 one
+        C: MAIL ?
+        C: QUIT ?
+        U: 552 two|
+        R: 552 two
+        READY
+        R: nothing
+        C: MAIL
+    """,
+    "the same behind chunks": f"""{ACCEPTED}
+        C: chunk
+        C: last 2
+        U: 250 1|250 one|552 two|250 three|
+        R: 250 1
+        R: 250 one
+        C: MAIL ?
+        R: 552 two
+        C: MAIL !
+        R: !
+    """,
+    "421 to one of the recipients (LMTP)": f"""{ACCEPTED}
+        C: DATA
+        U: 354 go|
+        R: 354 go
+        C: . 2
+        U: 421 one|250 two|
+        R: 421 one
+        ENDED
+        R: 250 two
+        ENDED
+    """,
+    "PRDR": f"""{ACCEPTED}
+        C: DATA
+        U: 354 go|
+        R: 354 go
+        C: . 2 PRDR
+        U: 353 wait|250 one|
+        R: 353 wait
+        CONTENT
+        R: 250 one
+        C: MAIL ?
+        U: 550 two|
+        R: 550 two
+        C: MAIL ?
+        U: 250 all|
+        R: 250 all
+        READY
+        C: MAIL
+    """,
+    "PRDR behind chunks": f"""{ACCEPTED}
+        C: chunk
+        C: last 2 PRDR
+        U: 250 1|353 wait|250 one|550 two|451 all|
+        R: 250 1
+        R: 353 wait
+        R: 250 one
+        R: 550 two
+        R: 451 all
+        READY
+    """,
+    "PRDR, and one reply for all": f"""{ACCEPTED}
+        C: DATA
+        U: 354 go|
+        R: 354 go
+        C: . 2 PRDR
+        U: 550 spam|
+        R: 550 spam
+        READY
+        C: MAIL
+    """,
+    "PRDR, and 353 again": f"""{ACCEPTED}
+        C: DATA
+        U: 354 go|
+        R: 354 go
+        C: . 2 PRDR
+        U: 353 wait|353 wait|
+        R: 353 wait
+        R: !
+    """,
+    "353 that nobody asked for": f"""{ACCEPTED}
+        C: DATA
+        U: 354 go|
+        R: 354 go
+        C: . 2
+        U: 353 wait|
+        R: !
+    """,
     "one message": """
         NEW
         U: 220-mx|220 hello|
@@ -331,6 +523,58 @@ def test_the_content_is_ended_once() -> None:
         connection.send(Plain(Verb.QUIT))
 
 
+def test_chunks_are_ended_once() -> None:
+    connection = client(*RECIPIENTS)
+    assert connection.send_chunk(b"ab") == b"BDAT 2\r\nab"
+    assert connection.end_chunks(b"") == b"BDAT 0 LAST\r\n"
+    for what in ("chunk", "last", "content", ".", "QUIT"):
+        with pytest.raises(LocalProtocolError):
+            say(connection, what)
+
+
+def test_a_reply_is_owed_for_chunks_until_it_came() -> None:
+    connection = client(*RECIPIENTS)
+    assert not connection.owes_chunk
+    connection.send_chunk(b"a")
+    connection.send_chunk(b"b")
+    connection.end_chunks(b"c")
+    for number, owed in enumerate((True, True, False)):
+        assert connection.owes_chunk is owed
+        assert not connection.quiet
+        connection.receive(b"250 %d\r\n" % number)
+        assert connection.next_reply()
+    assert connection.quiet and not connection.owes_chunk
+
+
+def test_it_is_owed_for_what_stands_before_the_chunk_first() -> None:
+    connection = client(*SENDER)
+    connection.send(COMMANDS["RCPT"])
+    connection.send_chunk(b"a")
+    assert not connection.owes_chunk
+    connection.receive(b"250 recipient\r\n")
+    assert connection.next_reply() and connection.owes_chunk
+
+
+@pytest.mark.parametrize("recipients", [1, 3])
+@pytest.mark.parametrize("prdr", [False, True])
+def test_as_many_replies_are_owed_as_were_asked_for(recipients: int, prdr: bool) -> None:
+    for chunks in (False, True):
+        connection = client(*(RECIPIENTS if chunks else CONTENT))
+        if chunks:
+            connection.end_chunks(b"", recipients, prdr)
+        else:
+            connection.end_content(recipients, prdr)
+        if prdr:
+            connection.receive(b"353 wait\r\n")
+            assert connection.next_reply()
+        for _ in range(recipients + prdr):
+            assert not connection.quiet
+            connection.receive(b"250 ok\r\n")
+            assert connection.next_reply()
+        assert connection.quiet
+        assert connection.state is State.READY
+
+
 def test_content_waits_for_every_reply() -> None:
     connection = client(*RECIPIENTS)
     connection.send(Plain(Verb.DATA))
@@ -385,49 +629,60 @@ def test_quiet_means_that_all_was_answered_and_nothing_besides() -> None:
 
 streams = mixtures(
     b"220 hello\r\n", b"250 ok\r\n", b"250-a\r\n", b"354 go\r\n", b"421 bye\r\n", b"550 no\r\n",
+    b"353 wait\r\n", b"250 1\r\n250 2\r\n250 3\r\n",
     b"\r\n", b"\r", b"\n", b"2", b"-", b"\0", b"\xff",
 )  # fmt: skip
-SCRIPT = [
+FLIGHTS = [  # said before the upstream says anything
+    [],
+    ["MAIL", "RCPT", "RCPT", "DATA"],
+    ["MAIL", "RCPT", "RSET", "MAIL", "QUIT"],
+    ["MAIL", "RCPT", "chunk", "chunk", "last"],
+    ["MAIL", "RCPT", "RCPT", "chunk", "last 2"],
+    ["MAIL", "RCPT", "RCPT", "last 2 PRDR"],
+]
+LATER = [
+    "content",
+    ".",
     "EHLO",
     "MAIL",
     "RCPT",
     "DATA",
-    "content",
-    ".",
-    "MAIL",
+    "chunk",
+    "last",
     "STARTTLS",
-    "EHLO",
     "RSET",
     "QUIT",
 ]
 
 
-def heard(chunks: list[bytes]) -> list[str]:
+def heard(chunks: list[bytes], greeted: bool, flight: list[str]) -> list[str]:
     """What becomes of a session with an upstream that says `chunks`, whatever we say."""
-    connection = ClientConnection()
-    script = iter(SCRIPT)
+    connection = client((Verb.EHLO, 250)) if greeted else ClientConnection()
+    for text in flight if greeted else []:
+        assert say(connection, text)
     result: list[str] = []
     for chunk in chunks:
         connection.receive(chunk)
         try:
             while (reply := connection.next_reply()) is not None:
-                result.append(f"{reply} {connection.state.name}")
+                result.append(f"{reply} {connection.state.name} {connection.owes_chunk}")
         except ProtocolError:
             return [*result, "!"]
-    try:
-        for text in script:
+    for text in LATER:
+        try:
             result.append(f"said {text} {say(connection, text)!r}")
-    except (ProtocolError, LocalProtocolError) as error:
-        result.append(type(error).__name__)
+        except (ProtocolError, LocalProtocolError) as error:
+            result.append(type(error).__name__)
     return result
 
 
-@given(st.data(), streams, st.booleans())
+@settings(max_examples=300)
+@given(st.data(), streams, st.booleans(), st.sampled_from(FLIGHTS))
 def test_any_bytes_in_any_portions_end_in_the_same_way(
-    data: st.DataObject, stream: bytes, greeted: bool
+    data: st.DataObject, stream: bytes, greeted: bool, flight: list[str]
 ) -> None:
-    stream = GREETING + stream if greeted else stream
-    assert heard(data.draw(chunkings(stream))) == heard([stream])
+    portions = data.draw(chunkings(stream))
+    assert heard(portions, greeted, flight) == heard([stream], greeted, flight)
 
 
 @given(st.data(), st.text("\r\n.ab", max_size=40).map(str.encode))
@@ -444,3 +699,19 @@ def test_an_upstream_reads_the_message_that_the_client_sent(
     before, end, after = (b"\r\n" + wire).partition(b"\r\n.\r\n")
     assert end and not after
     assert unstuffed(before.removeprefix(b"\r\n") + b"\r\n") == message
+
+
+@given(st.data(), st.binary(max_size=40))
+def test_an_upstream_reads_the_chunks_that_we_sent(data: st.DataObject, message: bytes) -> None:
+    *parts, last = data.draw(chunkings(message))
+    connection = client(*RECIPIENTS)
+    wire = b"".join([*map(connection.send_chunk, parts), connection.end_chunks(last)])
+    read, ended = b"", False
+    while wire:
+        assert not ended
+        line, _, wire = wire.partition(b"\r\n")
+        verb, size, *words = line.split()
+        assert verb == b"BDAT" and words in ([], [b"LAST"])
+        ended = bool(words)
+        read, wire = read + wire[: int(size)], wire[int(size) :]
+    assert ended and read == message

@@ -29,7 +29,7 @@ A = Path("a", "example.com")
     ("line", "command"),
     [
         (b"EHLO client.example.org", Hello("client.example.org")),
-        (b"HELO client.example.org", Hello("client.example.org", esmtp=False)),
+        (b"HELO client.example.org", Hello("client.example.org", Verb.HELO)),
         (b"EHLO [192.0.2.1]", Hello("[192.0.2.1]")),
         (b"EHLO [IPv6:2001:db8::1]", Hello("[IPv6:2001:db8::1]")),
         (b"EHLO my_pc", Hello("my_pc")),
@@ -199,7 +199,7 @@ parameters = st.dictionaries(
 )
 arguments = words.map(lambda text: text.strip(" "))
 commands = st.one_of(
-    st.builds(Hello, printable, st.booleans()),
+    st.builds(Hello, printable, st.sampled_from([Verb.EHLO, Verb.HELO, Verb.LHLO])),
     st.builds(Mail, senders, parameters),
     st.builds(Rcpt, recipients, parameters),
     st.builds(Bdat, st.integers(0, 10**18 - 1), st.booleans()),

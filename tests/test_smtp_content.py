@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpproxy.smtp.content import ChunkSkipper, DataReader
+from smtpproxy.smtp.content import DataReader, HeaderSection
 from tests.support.messages import OURS
 from tests.support.wire import (
-    byte_by_byte,
     chunkings,
     cut,
     every_way,
@@ -21,7 +20,6 @@ from tests.support.wire import (
     relayed,
     stuffed,
     unstuffed,
-    whole,
 )
 
 END = b".\r\n"
@@ -37,11 +35,12 @@ class Read:
     size: int
     bare: bool
     ascii: bool
+    header_ascii: bool
 
 
 def read(chunks: list[bytes]) -> Read:
     content, rest, reader = relayed(chunks)
-    return Read(content, rest, reader.size, reader.bare, reader.ascii)
+    return Read(content, rest, reader.size, reader.bare, reader.ascii, reader.header_ascii)
 
 
 def reference(data: bytes) -> Read | None:
@@ -52,7 +51,9 @@ def reference(data: bytes) -> Read | None:
     bare = any(octet in b"\r\n" for octet in before.replace(b"\r\n", b""))
     lines = before.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")[1:]
     content = b"".join((b".." if line == b"." else line) + b"\r\n" for line in lines)
-    return Read(content, rest, len(unstuffed(content)), bare, before.isascii())
+    header = (b"\r\n" + content).partition(b"\r\n\r\n")[0]
+    size = len(unstuffed(content))
+    return Read(content, rest, size, bare, before.isascii(), header.isascii())
 
 
 # What the client sends behind the 354, and what the upstream gets before the final dot.
@@ -136,6 +137,47 @@ def test_real_messages_pass_unchanged(name: str, size: int) -> None:
     assert (reader.size, reader.bare, reader.ascii) == (len(message), False, message.isascii())
 
 
+# The header section, as far as the first empty line; what follows it may be of any kind.
+HEADERS = {
+    b"": True,
+    b"\xe9\r\n": False,
+    b"a: \xe9": False,
+    b"a: b\r\n\r\n\xe9\r\n": True,
+    b"a: b\r\n\xe9: b\r\n\r\n": False,
+    b"a: b\r\n\xe9\r\n": False,
+    b"\r\n\xe9\r\n": True,
+    b"\r\n\r\n\xe9\r\n": True,
+    b"a: b\r\n.\xe9\r\n": False,
+    b"a: b\r\n \r\n\xe9\r\n": False,
+    b"a: b\r\n..\r\n\xe9\r\n": False,
+}
+
+
+@pytest.mark.parametrize(("message", "clear"), HEADERS.items())
+def test_the_header_section_ends_at_the_first_empty_line(message: bytes, clear: bool) -> None:
+    for parts in every_way(message):
+        section = HeaderSection()
+        for part in parts:
+            section.feed(part)
+        assert section.ascii is clear
+    for chunks in every_way(message + b"\r\n.\r\n"):
+        assert relayed(chunks)[2].header_ascii is clear
+
+
+def test_a_bare_line_end_ends_a_header_section_too() -> None:
+    """What the upstream gets counts: there it is an empty line."""
+    for chunks in every_way(b"a: b\n\r\xe9\r\n.\r\n"):
+        assert relayed(chunks)[2].header_ascii
+
+
+def test_nothing_of_a_long_header_section_is_kept() -> None:
+    section = HeaderSection()
+    before = held(section)
+    for _ in range(100):
+        section.feed(b"x" * 1000 + b"\r\n")
+        assert held(section) <= before + 4
+
+
 def test_a_message_without_its_end_gives_all_that_is_sure() -> None:
     """What is held back is what may yet be the end; none of it is lost when it is not."""
     for held_back in [b"\r", b"\r\n", b"\r\n.", b"\r\n.\r"]:
@@ -167,7 +209,7 @@ def test_any_chunking_gives_what_the_reference_gives(data: st.DataObject, stream
             finished = reference(stream + more)
             if finished is not None:
                 assert finished.content.startswith(content)
-        assert held(reader) <= held(DataReader()) + 4
+        assert held(reader) <= held(DataReader()) + 8
 
 
 @given(streams, st.data())
@@ -202,25 +244,3 @@ def test_the_size_so_far_is_that_of_what_was_given_out(
         assert reader.size == len(content) - dots
         if rest is not None:
             break
-
-
-# The chunk of a BDAT that is refused.
-
-
-@pytest.mark.parametrize("size", [0, 1, 7, 12])
-@pytest.mark.parametrize("chunking", [whole, byte_by_byte])
-def test_the_octets_of_a_refused_chunk_are_counted_off(size: int, chunking) -> None:
-    data = b"RSET\r\nQUIT\r\n" + TAIL
-    skipper = ChunkSkipper(size)
-    rest = None
-    for chunk in chunking(data):
-        rest = skipper.feed(chunk) if rest is None else rest + chunk
-    assert rest == data[size:]
-
-
-def test_a_chunk_that_goes_on_is_not_kept() -> None:
-    skipper = ChunkSkipper(10**18)
-    before = held(skipper)
-    for _ in range(100):
-        assert skipper.feed(b"x" * 1000) is None
-    assert held(skipper) <= before

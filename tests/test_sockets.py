@@ -182,6 +182,17 @@ def test_ourselves(listening: str, address: str, port: int, ours: bool) -> None:
     assert is_ourselves([("198.51.100.1", 25), (listening, 25)], address, port) is ours
 
 
+def test_our_own_unix_socket_by_each_of_its_names(folder: Path) -> None:
+    own = folder / "run" / "smtp"
+    own.parent.mkdir()
+    (folder / "var").symlink_to("run")
+    listening = [("127.0.0.1", 0), (str(own), 0)]
+    assert is_ourselves(listening, str(own), 0)
+    assert is_ourselves(listening, str(folder / "var" / "smtp"), 0)
+    assert not is_ourselves(listening, str(folder / "run" / "lmtp"), 0)
+    assert not is_ourselves(listening[:1], str(own), 0)
+
+
 @pytest.mark.parametrize(
     ("host", "address"),
     [

@@ -225,12 +225,17 @@ class RealStreamTest(TestCase):
         self.deadlines = Deadlines(reactor)
         self.addCleanup(self.deadlines.stop)
         self.accepted: Deferred[Stream] = Deferred()
-        factory = Factory.forProtocol(lambda: Stream(self.deadlines, self.accepted.callback))
-        port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[arg-type]
-        self.addCleanup(port.stopListening)
-        self.peer = socket.create_connection(("127.0.0.1", port.getHost().port))
+        port = self.listen(lambda: Stream(self.deadlines, self.accepted.callback))
+        self.peer = socket.create_connection(("127.0.0.1", port))
         self.addCleanup(self.peer.close)
         self.peer.setblocking(False)
+
+    def listen(self, make) -> int:
+        """The port at which a stream from `make` waits."""
+        factory = Factory.forProtocol(make)
+        port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[arg-type]
+        self.addCleanup(port.stopListening)
+        return int(port.getHost().port)
 
     def later(self) -> Deferred[None]:
         """After a turn of the reactor."""

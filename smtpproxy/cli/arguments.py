@@ -28,7 +28,7 @@ def command_line() -> ArgumentParser:
     parser.add_argument("--version", action="version", version=f"smtpproxy {__version__}")
     _add_config(parser, None)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for add in (_check, _lookup, _probe, _diff, _reload, _shadows, _demo):
+    for add in (_check, _lookup, _probe, _diff, _reload, _shadows, _upstreams, _demo):
         add(commands)
     return parser
 
@@ -100,8 +100,9 @@ def _probe(commands: Any) -> None:
         "target",
         metavar="SERVER|ADDRESS",
         nargs="?",
-        help="host, host:port, [IPv6] or [IPv6]:port, mx:domain, several with commas; or a "
-        "recipient (without: every server that the mappings list)",
+        help="host, host:port, [IPv6] or [IPv6]:port, unix:/path, lmtp:host, lmtp:unix:/path, "
+        "mx:domain, several with commas; or a recipient (without: every server that the mappings "
+        "list)",
     )
     probe.add_argument(
         "--no-verify",
@@ -197,6 +198,23 @@ def _shadows(commands: Any) -> None:
         "  smtpproxy shadows",
     )
     _add_config(shadows)
+
+
+def _upstreams(commands: Any) -> None:
+    upstreams = _described(
+        commands.add_parser,
+        "upstreams",
+        help="what upstreams offer, and what listeners announce for them",
+        description="Asks the running program what each upstream offers, by address, and how long "
+        "ago it was heard;\nthen what each listener announces in EHLO, and why not the rest. It "
+        "needs the setting control.",
+        epilog="exit status: 0 all were heard, 1 one of them was not, 2 nobody could be asked\n\n"
+        "examples:\n"
+        "  smtpproxy upstreams\n"
+        "  smtpproxy upstreams --json | jq .listeners[].withholds",
+    )
+    upstreams.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_config(upstreams)
 
 
 def _demo(commands: Any) -> None:

@@ -13,7 +13,7 @@ from smtpproxy.chain import Loop
 from smtpproxy.cli.wording import complain, counted, server
 from smtpproxy.config import Config, Listener, config_file, load
 from smtpproxy.faults import Fault, Faults
-from smtpproxy.routing import CsvTable, Mapping, Router, StaticMapping
+from smtpproxy.routing import CsvTable, Mapping, Router, StaticMapping, upstreams_in
 
 if TYPE_CHECKING:
     from smtpproxy.routing.regex import RegexTable
@@ -39,7 +39,7 @@ def _check_rows(file: Path, regex: bool) -> int:
     except Faults as error:
         _complain(error.faults, f"{file}: ")
         return NOT_FINE
-    upstreams = counted(len(tuple(table.upstreams())), "upstream")
+    upstreams = counted(len(upstreams_in(table.listed())), "upstream")
     print(f"{file}: OK, {counted(len(table), 'row')}, {upstreams}")
     return FINE
 
@@ -113,7 +113,8 @@ def _summary(config: Config, router: Router) -> Iterator[str]:
 
 def _listener(listener: Listener) -> str:
     tls = f"STARTTLS with {listener.tls_cert}" if listener.tls_cert else "no STARTTLS"
-    return f"{listener.listen}, {tls}"
+    lmtp = "LMTP, " if listener.protocol == "lmtp" else ""
+    return f"{listener.listen}, {lmtp}{tls}"
 
 
 def _mapping(mapping: Mapping) -> str:
@@ -121,7 +122,7 @@ def _mapping(mapping: Mapping) -> str:
 
     if isinstance(mapping, StaticMapping):
         return server(mapping.row.upstream)
-    upstreams = counted(len(tuple(mapping.upstreams())), "upstream")
+    upstreams = counted(len(upstreams_in(mapping.listed())), "upstream")
     match getattr(mapping, "table", None):
         case None:
             return "is asked for each recipient, and was not asked now"

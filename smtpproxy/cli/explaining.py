@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from smtpproxy.cli.wording import IDENTITY, TLS, counted, harmless
+from smtpproxy.cli.wording import IDENTITY, counted, harmless, tls_words
 
 Said = Mapping[str, Any]
 
@@ -46,7 +46,7 @@ def outcome(said: Said) -> str:
 def details(said: Said) -> Iterator[str]:
     """Of an address that has a route: how its mail gets there."""
     route = said["route"]
-    yield f"  tls       {TLS.get(route['tls'], route['tls'])}"
+    yield f"  tls       {tls_words(route['tls'], route['servers'])}"
     yield f"  identity  {IDENTITY.get(route['identity'], route['identity'])}"
     if route["percent"] < 100 or any(step.get("passed") for step in said["steps"]):
         text = f"this address is number {said['percentile']} of 0 to 99"

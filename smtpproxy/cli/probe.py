@@ -141,7 +141,7 @@ def _fact(heard: Heard) -> Iterator[tuple[str, str]]:
             yield "greeting", harmless(str(reply))
         case Said(command, reply):
             verb, _, argument = command.partition(" ")
-            if verb == "EHLO" and reply.success:
+            if verb in ("EHLO", "LHLO") and reply.success:
                 yield verb, _announced(reply)
             elif verb == "XCLIENT":
                 taken = "accepted" if reply.success else "refused"
@@ -165,7 +165,7 @@ def _announced(reply: Reply) -> str:
 def _missing(visit: Visit, attempt: Attempt, upstream: Upstream) -> Iterator[tuple[str, str]]:
     """What would have been said by now, had the server offered it or the mapping asked for it."""
     commands = [heard.command.partition(" ")[0] for heard in visit.heard if isinstance(heard, Said)]
-    if upstream.tls is Tls.NONE:
+    if upstream.tls is Tls.NONE or (attempt.server.path and not upstream.tls.required):
         yield "STARTTLS", "not asked for: mail goes in clear"
     elif "STARTTLS" not in commands and len(attempt.visits) == 1:
         yield "STARTTLS", "not offered: mail goes in clear"

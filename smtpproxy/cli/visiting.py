@@ -17,12 +17,12 @@ from smtpproxy.mail import UNAVAILABLE, Client, Peer
 from smtpproxy.parts import listening
 from smtpproxy.routing import Server, Upstream
 from smtpproxy.sockets import is_ourselves
-from smtpproxy.upstream import Caller, Connector, Manners, TcpDial, Unreachable, UpstreamError
+from smtpproxy.upstream import Caller, Connector, Manners, ReactorDial, Unreachable, UpstreamError
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One address of a server, "" where it has none, and the connections made to it.
+    """One address of a server, or its path, "" where it has none, and the connections made to it.
 
     `error` is why no mail can go there, if so.
     """
@@ -99,13 +99,16 @@ class Visitor:
         self._addresses.stop()
 
     async def _attempts(self, upstream: Upstream, server: Server) -> AsyncIterator[Attempt]:
+        if server.path:
+            yield await self._attempt(upstream, server, server.path)
+            return
         try:
             names = await self._mail_hosts.of(server.host) if server.mx else (server.host,)
         except (NotFound, TryLater) as error:
             yield Attempt(server, "", (), Unreachable(str(error)))
             return
         for name in names:
-            host = Server(name, server.port)
+            host = Server(name, server.port, lmtp=server.lmtp)
             try:
                 addresses = await self._addresses.resolve(name)
             except (NotFound, TryLater) as error:
@@ -125,7 +128,7 @@ class Visitor:
             return (address,)
 
         connector = Connector(
-            dial=TcpDial(self._reactor, make),
+            dial=ReactorDial(self._reactor, make),
             resolve=this_one,
             mail_hosts=this_one,
             is_ourselves=lambda address, port: is_ourselves(self._listening, address, port),
@@ -163,7 +166,12 @@ class Visitor:
 
 
 def _own_end(address: str) -> tuple[str, int]:
-    """The address, and a free port, that this host would use towards `address`; no one is asked."""
+    """The address, and a free port, that this host would use towards `address`; no one is asked.
+
+    For a Unix socket, as if it were a port of this host.
+    """
+    if address.startswith("/"):
+        address = "127.0.0.1"
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as ours:
         try:

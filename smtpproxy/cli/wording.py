@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,9 +51,18 @@ def harmless(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def tls_words(tls: str, servers: Iterable[str]) -> str:
+    """What `tls` means for these servers, as they are written."""
+    words = TLS.get(tls, tls)
+    unix = [each.removeprefix("lmtp:").startswith("unix:") for each in servers]
+    if tls in ("none", "encrypt", "verify") or not any(unix):
+        return words
+    return "no TLS on a Unix socket" if all(unix) else f"{words}; no TLS on a Unix socket"
+
+
 def server(upstream: Upstream) -> str:
     """The upstream, and how it is talked to."""
-    ways = TLS[upstream.tls.value]
+    ways = tls_words(upstream.tls.value, map(str, upstream.servers))
     if upstream.identity.value != "auto":
         ways = f"{ways}; identity: {IDENTITY[upstream.identity.value]}"
     return f"{upstream} ({ways})"

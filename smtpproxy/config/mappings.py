@@ -199,7 +199,8 @@ class StaticMapping(Table):
     type: Literal["static"] = needed(_TYPE, 'type = "static"')
     server: Servers = needed(
         "The upstream: host, host:port, [IPv6] or [IPv6]:port, the port being 25 by default; "
-        "several with commas between them; mx:domain.",
+        "unix:/path; either with lmtp: in front, the port then being 24; mx:domain; several with "
+        "commas between them.",
         'server = "mail.example.com"',
     )
     tls_verify: Flag = _TLS_VERIFY

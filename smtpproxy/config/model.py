@@ -18,10 +18,13 @@ from smtpproxy.config.places import Places
 from smtpproxy.config.table import Table, needed, setting
 from smtpproxy.config.types import (
     Count,
+    CountOrZero,
     Delimiters,
     DnsServer,
     Domain,
     Duration,
+    DurationOrZero,
+    ExtensionWishes,
     FileName,
     Flag,
     Listen,
@@ -29,6 +32,7 @@ from smtpproxy.config.types import (
     SocketName,
     Some,
 )
+from smtpproxy.smtp.keywords import Wishes
 
 
 class Listener(Table):
@@ -39,11 +43,28 @@ class Listener(Table):
         'or "unix:/path".',
         'listen = ":25"',
     )
+    protocol: Literal["smtp", "lmtp"] = setting(
+        'What clients speak: "smtp", or "lmtp" (a reply for each recipient of a message).',
+        "smtp",
+    )
     tls_cert: FileName = setting(
         'File with the certificate for STARTTLS and the chain behind it, in PEM; "" = no STARTTLS.',
         "",
     )
     tls_key: FileName = setting("File with the private key of tls_cert, in PEM.", "")
+    extensions: ExtensionWishes = setting(
+        'What EHLO announces whatever upstreams offer, as "+SMTPUTF8", and what it never does, as '
+        '"-CHUNKING"; the rest is learnt from the upstreams.',
+        (),
+    )
+
+    @field_validator("protocol")
+    @classmethod
+    def _lmtp_not_on_port_25(cls, protocol: str, info: ValidationInfo) -> str:
+        listen = info.data.get("listen")
+        if protocol == "lmtp" and listen is not None and listen.port == 25:  # RFC 2033 section 5
+            raise ValueError('"lmtp" is never on port 25, where SMTP is expected: its own is 24')
+        return protocol
 
     @field_validator("tls_key")
     @classmethod
@@ -54,6 +75,45 @@ class Listener(Table):
         if key and not cert:
             raise ValueError("stands alone: set tls_cert too, or neither")
         return key
+
+    @field_validator("extensions")
+    @classmethod
+    def _can_be_offered(cls, texts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        wishes = Wishes.of(texts)
+        if not info.data.get("tls_cert", True):
+            for keyword in sorted({"STARTTLS", "REQUIRETLS"} & wishes.always):
+                raise ValueError(f'"+{keyword}" cannot work without tls_cert and tls_key')
+        if "PRDR" in wishes.always and info.data.get("protocol") == "lmtp":
+            raise ValueError('"+PRDR" is not for "lmtp", which has a reply for each recipient')
+        return texts
+
+
+class Upstreams(Table):
+    """How upstreams are got to know, and spoken to."""
+
+    ask_every: DurationOrZero = setting(
+        "How often each upstream that the mappings can list is asked what it offers, unless mail "
+        'has gone there; "0s" = not.',
+        "10m",
+    )
+    chunking: Literal["as_received", "preferred"] = setting(
+        'When a message is sent by BDAT to an upstream that takes it: "as_received" (where it came '
+        'by BDAT) or "preferred" (always).',
+        "as_received",
+    )
+    keep_idle: DurationOrZero = setting(
+        "How long a connection to an upstream is kept after a session, for the next that may use "
+        'it; "0s" = not at all.',
+        "2s",
+    )
+    keep_age: Duration = setting("How old a connection may be that is kept.", "5m")
+    keep_uses: Count = setting("How many messages one connection may carry that is kept.", 100)
+    keep_connections: Count = setting("The most connections kept for one upstream.", 20)
+    ready_connections: CountOrZero = setting(
+        "How many connections are made ahead for each upstream that is in use, so that clients "
+        "need not wait for them.",
+        0,
+    )
 
 
 class Timeouts(Table):
@@ -159,6 +219,7 @@ class Config(Table):
         "knows decides; at least one.",
         '[[mappings]], type = "csv" and file = "mapping.csv"',
     )
+    upstreams: Upstreams = Field(default_factory=Upstreams)
     timeouts: Timeouts = Field(default_factory=Timeouts)
     limits: Limits = Field(default_factory=Limits)
     dns: Dns = Field(default_factory=Dns)

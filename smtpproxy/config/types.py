@@ -29,6 +29,7 @@ from smtpproxy.config.values import (
 from smtpproxy.routing import parse_servers
 from smtpproxy.routing.http_url import check_headers, parse_url
 from smtpproxy.routing.sql import MYSQL, SQLITE, Dialect, keyed_query, keyless_query
+from smtpproxy.smtp.keywords import Wishes
 
 
 @dataclass(slots=True)
@@ -152,6 +153,11 @@ def _domain(value: str) -> str:
         raise ValueError(f"this host has no usable name ({quoted(name)}): set domain") from None
 
 
+def _wishes(value: tuple[str, ...]) -> tuple[str, ...]:
+    Wishes.of(value)
+    return value
+
+
 def _delimiters(value: str) -> str:
     wrong = [c for c in value if not c.isascii() or c.isalnum() or c not in "!#$%&'*+-/=?^_`{|}~."]
     if wrong:
@@ -163,6 +169,7 @@ Duration = Annotated[float, PlainValidator(_duration)]  # seconds
 DurationOrZero = Annotated[float, PlainValidator(_duration_or_zero)]  # seconds
 Size = Annotated[int, PlainValidator(_size)]  # octets
 Count = Annotated[int, Field(strict=True, gt=0)]
+CountOrZero = Annotated[int, Field(strict=True, ge=0)]
 Flag = Annotated[bool, Field(strict=True)]
 FileName = Annotated[str, AfterValidator(_file_name)]  # absolute after a reading; "" = none
 PresentFile = Annotated[str, AfterValidator(_present), AfterValidator(_file_name)]
@@ -180,5 +187,6 @@ SqliteQuery = Annotated[Present, _keyed(SQLITE)]
 SqliteUpstreamsQuery = Annotated[str, _keyless(SQLITE)]  # "" = none
 HttpUrl = Annotated[Present, AfterValidator(_url)]
 HttpHeaders = Annotated[dict[str, str], AfterValidator(_headers)]
+ExtensionWishes = Annotated[tuple[str, ...], AfterValidator(_wishes)]  # as `Wishes` takes them
 DnsServer = Annotated[str, AfterValidator(parse_dns_server)]
 Some = AfterValidator(_some)

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from smtpproxy.listener.names import session_names
+from smtpproxy.listener.offer import Offer
 from smtpproxy.listener.profile import Profile
 from smtpproxy.listener.session import ReverseName, Session
 from smtpproxy.listener.sessions import ConnectionLimits, Sessions
 
-__all__ = ["ConnectionLimits", "Profile", "ReverseName", "Session", "Sessions", "session_names"]
+__all__ = [
+    "ConnectionLimits",
+    "Offer",
+    "Profile",
+    "ReverseName",
+    "Session",
+    "Sessions",
+    "session_names",
+]

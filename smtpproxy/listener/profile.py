@@ -9,30 +9,24 @@ from dataclasses import dataclass
 from OpenSSL import SSL
 
 from smtpproxy.relay import Relaying
+from smtpproxy.smtp.extensions import Extensions
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
     """Times are in seconds; `tls_context` is None where STARTTLS is not offered.
 
-    `now` gives seconds since 1970.
+    `offer` gives what EHLO announces, with True after STARTTLS.  With `lmtp`, clients speak LMTP
+    (RFC 2033).  `now` gives seconds since 1970.
     """
 
     domain: str
     tls_context: SSL.Context | None
     relaying: Relaying
+    offer: Callable[[bool], Extensions]
     command_time: float
     data_time: float
     tls_time: float
     max_errors: int
+    lmtp: bool = False
     now: Callable[[], float] = time.time
-
-    def extensions(self, secured: bool) -> tuple[str, ...]:
-        """What EHLO announces (RFC 5321 4.1.1.1), `secured` after STARTTLS."""
-        return (
-            "PIPELINING",  # RFC 2920
-            f"SIZE {self.relaying.max_message_bytes}",  # RFC 1870
-            *(["STARTTLS"] if self.tls_context and not secured else []),  # RFC 3207
-            "ENHANCEDSTATUSCODES",  # RFC 2034
-            "8BITMIME",  # RFC 6152
-        )

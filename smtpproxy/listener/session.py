@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, takewhile
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -34,13 +34,22 @@ from smtpproxy.listener.profile import Profile
 from smtpproxy.mail import TEMPUNAVAIL, UNAVAILABLE, Client, Peer
 from smtpproxy.relay import TOO_BIG, Outlet, Transaction, Verdict, received_line
 from smtpproxy.routing import Server, Upstream
-from smtpproxy.smtp.commands import Hello, Mail, Plain, Rcpt, Verb
+from smtpproxy.smtp.commands import Bdat, Command, Hello, Mail, Plain, Rcpt, Verb
+from smtpproxy.smtp.extensions import Extensions
+from smtpproxy.smtp.parameters import check_mail, check_rcpt
 from smtpproxy.smtp.replies import Reply
-from smtpproxy.smtp.server import Content, EndOfContent, Event, Refusal, ServerConnection
+from smtpproxy.smtp.server import (
+    Content,
+    EndOfChunk,
+    EndOfContent,
+    Event,
+    Refusal,
+    ServerConnection,
+)
 from smtpproxy.smtp.states import State
 from smtpproxy.stream import CLOSE_TIME, Stream
 from smtpproxy.stream import Disconnected as Gone
-from smtpproxy.upstream import Caller, Connector
+from smtpproxy.upstream import Caller, Connection, Pool
 
 ReverseName = Callable[[str], Coroutine[Any, Any, str]]
 
@@ -56,14 +65,16 @@ TOO_MANY_ERRORS = Reply.of(421, "4.7.0", "Too many errors")
 TIMEOUT = Reply.of(421, "4.4.2", "Timeout, closing the connection")
 INTERNAL_ERROR = Reply.of(421, "4.3.0", "Internal error, closing the connection")
 NO_TLS = Reply.of(502, "5.5.1", "STARTTLS is not offered")
-NOT_ASCII = Reply.of(553, "5.6.7", "The address is not ASCII, and SMTPUTF8 is not offered")
-UNKNOWN_PARAMETER = Reply.of(555, "5.5.4", "Parameter not recognised")
-BAD_SIZE = Reply.of(501, "5.5.4", "SIZE is not a number")
-BAD_BODY = Reply.of(501, "5.5.4", "BODY is neither 7BIT nor 8BITMIME")
+NOT_ASCII = Reply.of(553, "5.6.7", "The address is not ASCII; MAIL did not say SMTPUTF8")
+NEEDS_BDAT = Reply.of(503, "5.5.1", "Binary content is sent with BDAT")
+CHUNK_OK = Reply.of(250, "2.0.0", "Ok, go on")
+PRDR = Reply.of(353, "", "A reply for each recipient follows")
+PRDR_OK = Reply.of(250, "2.0.0", "Ok, as said of each recipient")
 
 TURN = 50  # commands after which the other sessions have their turn
 MAX_JUNK = 100  # commands between two messages that do nothing; each further one is an error
-_JUNK = frozenset({Verb.NOOP, Verb.RSET, Verb.HELP, Verb.VRFY, Verb.EXPN, Verb.EHLO, Verb.HELO})
+_JUNK = frozenset({Verb.NOOP, Verb.RSET, Verb.HELP, Verb.VRFY, Verb.EXPN})
+_JUNK |= {Verb.EHLO, Verb.HELO, Verb.LHLO}
 
 # What is answered to commands that no upstream answers.
 _OURS = {
@@ -100,7 +111,7 @@ class Session:
         peer: Peer,
         stream: Stream,
         profile: Profile,
-        connector: Connector,
+        pool: Pool,
         reverse_name: ReverseName,
         observe: Observer,
     ) -> None:
@@ -108,12 +119,13 @@ class Session:
         self.name = name
         self.client = Client(peer)
         self.tls: Tls | None = None
-        self.core = ServerConnection()
+        self.core = ServerConnection(profile.lmtp)
+        self._announced = Extensions()  # to the client, as long as its EHLO counts
         self._stream = stream
         self._profile = profile
         self._deadlines = profile.relaying.deadlines
         self._observe = observe
-        self._outlet = Outlet(connector, Caller(peer, self._identify), profile.relaying.times.reply)
+        self._outlet = Outlet(pool, Caller(peer, self._identify), profile.relaying.times.reply)
         self._transaction: Transaction | None = None
         self._transactions = 0
         self._errors = 0
@@ -139,7 +151,7 @@ class Session:
 
         Not the answer to a final dot: the upstream may have taken the message.
         """
-        return self._transaction is None or not self._transaction.finishing
+        return self._transaction is None or not self._transaction.message.finishing
 
     def stop(self) -> None:
         """End the session as soon as no transaction is under way."""
@@ -188,7 +200,8 @@ class Session:
 
     async def _converse(self) -> None:
         profile = self._profile
-        self._say(Reply.of(220, "", f"{profile.domain} ESMTP smtpproxy"))
+        protocol = "LMTP" if profile.lmtp else "ESMTP"
+        self._say(Reply.of(220, "", f"{profile.domain} {protocol} smtpproxy"))
         for number in count(1):
             if self._ended:
                 return
@@ -224,8 +237,19 @@ class Session:
         match event:
             case Content():
                 assert self._transaction is not None
-                await self._transaction.content(event)
+                await self._transaction.message.content(event)
                 return None
+            case Bdat():
+                assert self._transaction is not None
+                self._last_verb = "BDAT"
+                self._verbs["BDAT"] += 1
+                if not event.size:
+                    self._count_junk()
+                self._transaction.over()
+                await self._transaction.message.chunk()
+                return None
+            case EndOfChunk():
+                return self._end_of_chunk()
             case EndOfContent():
                 return await self._end_of_content(event)
             case Refusal():
@@ -248,24 +272,20 @@ class Session:
     async def _hello(self, hello: Hello) -> Reply:
         self._abandon_transaction("EHLO")
         if (hello.name, hello.esmtp) == (self.client.helo, self.client.esmtp):
-            await self._reset()
+            await self._outlet.reset()
         else:  # whom an upstream knows by another name is another client to it
             self._outlet.leave()
         self.client = replace(self.client, helo=hello.name, esmtp=hello.esmtp)
-        if not hello.esmtp:
-            return Reply.of(250, "", self._profile.domain)
-        extensions = self._profile.extensions(secured=self.tls is not None)
-        return Reply.of(250, "", self._profile.domain, *extensions)
+        secured = self.tls is not None
+        self._announced = self._profile.offer(secured) if hello.esmtp else Extensions()
+        self.core.chunking = "CHUNKING" in self._announced
+        return Reply.of(250, "", self._profile.domain, *self._announced.lines())
 
     def _mail(self, mail: Mail) -> Reply:
-        for keyword, value in mail.parameters.items():
-            if keyword not in ("SIZE", "BODY") or not self.client.esmtp:
-                return UNKNOWN_PARAMETER
-            if keyword == "BODY" and value.upper() not in ("7BIT", "8BITMIME"):
-                return BAD_BODY
-            if keyword == "SIZE" and not (value.isascii() and value.isdigit()):
-                return BAD_SIZE
-        if not mail.sender.ascii:
+        refusal = check_mail(mail.parameters, self._announced)
+        if refusal is not None:
+            return refusal
+        if not mail.sender.ascii and "SMTPUTF8" not in mail.parameters:
             return NOT_ASCII
         if int(mail.parameters.get("SIZE", 0)) > self._profile.relaying.max_message_bytes:
             return TOO_BIG
@@ -276,54 +296,108 @@ class Session:
             self._profile.relaying,
             self._outlet,
             self,
+            each=self._profile.lmtp or "PRDR" in mail.parameters,
         )
         return SENDER_OK
 
     async def _rcpt(self, rcpt: Rcpt) -> Reply:
-        assert self._transaction is not None
-        if rcpt.parameters:
-            verdict = Verdict(UNKNOWN_PARAMETER, Side.PROXY)
-        elif not rcpt.recipient.ascii:
-            verdict = Verdict(NOT_ASCII, Side.PROXY)
+        transaction = self._transaction
+        assert transaction is not None
+        refusal = self._flaw(rcpt, transaction.mail)
+        if refusal is not None:
+            verdict = Verdict(refusal, Side.PROXY)
         else:
-            verdict = await self._transaction.rcpt(rcpt)
-        sender = str(self._transaction.mail.sender)
+            verdict = await transaction.rcpt(rcpt, self._ahead)
+        sender = str(transaction.mail.sender)
         return self._refused("RCPT", verdict, sender, str(rcpt.recipient))
+
+    def _flaw(self, rcpt: Rcpt, mail: Mail) -> Reply | None:
+        """What is wrong with a recipient, wherever it may go."""
+        if not rcpt.recipient.ascii and "SMTPUTF8" not in mail.parameters:
+            return NOT_ASCII
+        return check_rcpt(rcpt.parameters, self._announced)
+
+    def _ahead(self) -> list[Command]:
+        """What is sure to follow and to be put to the transaction."""
+        transaction = self._transaction
+        if transaction is None or not self.core.buffered:
+            return []
+        fit = takewhile(
+            lambda each: not isinstance(each, Rcpt) or self._flaw(each, transaction.mail) is None,
+            self.core.ahead(),
+        )
+        return list(fit)
 
     async def _data(self) -> Reply:
         assert self._transaction is not None
-        return (await self._transaction.data()).reply
+        if self._transaction.mail.parameters.get("BODY", "").upper() == "BINARYMIME":
+            return NEEDS_BDAT  # RFC 3030 section 3
+        verdict = await self._transaction.message.data()
+        if verdict.reply.positive:
+            self._transaction.over()
+        return verdict.reply
+
+    def _end_of_chunk(self) -> Reply:
+        assert self._transaction is not None
+        verdict = self._transaction.message.failure
+        if verdict is None:
+            self._taken["BDAT"] += 1
+            return CHUNK_OK
+        self._end_transaction(verdict)
+        return verdict.reply
 
     async def _end_of_content(self, end: EndOfContent) -> Reply:
-        assert self._transaction is not None
-        verdict = await self._transaction.end(end)
-        self._end_transaction(verdict)
+        transaction = self._transaction
+        assert transaction is not None
+        await transaction.message.end(end)
+        reply = await self._outcome(transaction)
+        if self._last_verb == "BDAT":
+            self._taken["BDAT"] += reply.success
+        self._end_transaction(Verdict(ABANDONED, Side.CLIENT))
         self._junk = 0
-        return verdict.reply
+        return reply
+
+    async def _outcome(self, transaction: Transaction) -> Reply:
+        """The reply to a message, the one for all that comes last.
+
+        RFC 2033 section 4.2: with LMTP, each recipient has one, and there is none for all.
+        """
+        accepted = transaction.accepted
+        if not transaction.each:
+            verdicts = [await transaction.message.outcome(each) for each in accepted]
+            return verdicts[0].reply  # they are all of one upstream
+        if not self._profile.lmtp:
+            self._say_interim(PRDR)
+        replies = []
+        for each in accepted:
+            reply = (await transaction.message.outcome(each)).reply
+            if reply.code == 421:  # it ends the session for its upstream alone
+                reply = replace(reply, code=451)
+            replies.append(reply)
+            if not self._profile.lmtp or len(replies) < len(accepted):
+                self._say_interim(reply)
+        if self._profile.lmtp:
+            return replies[-1]
+        # Exim takes a refusal here for one of all recipients, those of earlier messages included.
+        return PRDR_OK
 
     async def _carry(self, command: Plain) -> Reply:
         """A command that is not about mail: the upstream's reply, or ours where there is none."""
         if command.verb is Verb.RSET:
             self._abandon_transaction("RSET")
-            return await self._reset()
+            return await self._outlet.reset() or OK
+        if self.core.state is State.CHUNKS and command.verb is not Verb.QUIT:
+            return _OURS[command.verb]  # to the upstream, nothing but chunks may be said
         reply = await self._outlet.carry(command)
         if command.verb is Verb.QUIT:
             self._abandon_transaction("QUIT")
             return reply if reply and reply.success else self._goodbye()
         return reply or _OURS[command.verb]
 
-    async def _reset(self) -> Reply:
-        """Have the upstream, if there is one, forget what it has of a transaction."""
-        reply = await self._outlet.carry(Plain(Verb.RSET))
-        if reply is not None and reply.success:
-            return reply
-        self._outlet.leave()
-        return OK
-
     def _starttls(self) -> Reply:
         if self.tls is not None:
             return TLS_ACTIVE
-        return TLS_READY if self._profile.tls_context else NO_TLS
+        return TLS_READY if "STARTTLS" in self._profile.offer(False) else NO_TLS
 
     async def _start_tls(self) -> None:
         context = self._profile.tls_context
@@ -365,6 +439,9 @@ class Session:
         if not self._ended:
             self._stream.write(self.core.reply(reply))
 
+    def _say_interim(self, reply: Reply) -> None:
+        self._stream.write(self.core.interim(reply))
+
     def _goodbye(self) -> Reply:
         if self._stopping:
             return Reply.of(421, "4.3.2", f"{self._profile.domain} is shutting down")
@@ -381,8 +458,9 @@ class Session:
 
     def _count(self, event: Event, reply: Reply) -> None:
         """Count what was said for the log, and errors for the limit."""
-        if isinstance(event, EndOfContent | Content):
+        if isinstance(event, EndOfContent | EndOfChunk):
             return
+        assert not isinstance(event, Content)
         verb = (event.verb if isinstance(event, Refusal) else event.verb.value) or "UNKNOWN"
         self._last_verb = verb
         self._verbs[verb] += 1
@@ -391,8 +469,11 @@ class Session:
         if isinstance(event, Refusal) or (isinstance(event, Rcpt) and reply.permanent):
             self._errors += 1
         elif event.verb in _JUNK:
-            self._junk += 1
-            self._errors += self._junk > MAX_JUNK
+            self._count_junk()
+
+    def _count_junk(self) -> None:
+        self._junk += 1
+        self._errors += self._junk > MAX_JUNK
 
     def _refused(
         self, stage: str, verdict: Verdict, sender: str | None = None, recipient: str | None = None
@@ -438,7 +519,7 @@ class Session:
         self._end_transaction(Verdict(ABANDONED, Side.CLIENT, why))
 
     def _end_transaction(self, abandoned: Verdict) -> None:
-        """The transaction is over: tell of it, if an upstream had a part in it.
+        """The transaction is over: tell of it, if upstreams had a part in it.
 
         `abandoned` counts where nobody judged the message.
         """
@@ -446,28 +527,31 @@ class Session:
         if transaction is None:
             return
         transaction.over()
-        if transaction.bound is None:
-            return
-        verdict = transaction.verdict or abandoned
-        connection = transaction.bound.connection
-        event = TransactionEnded(
-            session=self.name,
-            transaction=transaction.name,
-            client=self.client,
-            client_tls=self.tls,
-            sender=str(transaction.mail.sender),
-            recipients=tuple(transaction.recipients),
-            server=str(connection.server),
-            address=connection.address,
-            upstream_tls=connection.tls,
-            reply=verdict.reply,
-            by=verdict.by,
-            size=transaction.size,
-            phases=transaction.phases,
-            error=verdict.error,
-            in_doubt=verdict.in_doubt,
-        )
-        self._observe(event)
+        shares: dict[tuple[Connection, Verdict], list[str]] = {}
+        for each in transaction.accepted:
+            verdict = transaction.message.last_word(each, abandoned)
+            shares.setdefault((each.delivery.connection, verdict), []).append(each.recipient)
+        for number, ((connection, verdict), recipients) in enumerate(shares.items()):
+            self._observe(
+                TransactionEnded(
+                    session=self.name,
+                    # Upstreams and replies that differ make several of one.
+                    transaction=transaction.name + (f"{number:02X}" if number else ""),
+                    client=self.client,
+                    client_tls=self.tls,
+                    sender=str(transaction.mail.sender),
+                    recipients=tuple(recipients),
+                    server=str(connection.server),
+                    address=connection.address,
+                    upstream_tls=connection.tls,
+                    reply=verdict.reply,
+                    by=verdict.by,
+                    size=transaction.message.size,
+                    phases=transaction.phases,
+                    error=verdict.error,
+                    in_doubt=verdict.in_doubt,
+                )
+            )
 
 
 def _cancelled(failure: Failure) -> None:

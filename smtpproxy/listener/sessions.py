@@ -16,7 +16,7 @@ from smtpproxy.listener.session import ReverseName, Session
 from smtpproxy.mail import Client, Peer
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.stream import Stream
-from smtpproxy.upstream import Connector
+from smtpproxy.upstream import Pool
 
 TOO_MANY = Reply.of(421, "4.7.0", "Too many connections; try again later")
 TOO_MANY_FROM_YOU = Reply.of(421, "4.7.0", "Too many connections from your address")
@@ -39,14 +39,14 @@ class Sessions:
         self,
         *,
         names: Callable[[], str],
-        connector: Connector,
+        pool: Pool,
         reverse_name: ReverseName,
         observe: Observer,
         limits: ConnectionLimits,
         deadlines: Deadlines,
     ) -> None:
         self._names = names
-        self._connector = connector
+        self._pool = pool
         self._reverse_name = reverse_name
         self._observe = observe
         self._limits = limits
@@ -69,7 +69,7 @@ class Sessions:
             stream.close()
             return
         session = Session(
-            name, peer, stream, profile, self._connector, self._reverse_name, self._observe
+            name, peer, stream, profile, self._pool, self._reverse_name, self._observe
         )
         self._of_address[peer.address] += 1
         task = Deferred.fromCoroutine(session.run())

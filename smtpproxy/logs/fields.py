@@ -139,7 +139,11 @@ def named(client: Client) -> str:
 
 
 def relay(server: str, address: str) -> str:
-    """`host[address]:port`, as Postfix names the server it talked to."""
+    """`host[address]:port`, or `localhost[/path]`: as Postfix names the server it talked to."""
+    server = server.removeprefix("lmtp:")
+    if server.startswith("unix:"):
+        path = server.removeprefix("unix:").partition("*")[0]
+        return f"localhost[{'/'.join(map(bare, path.split('/')))}]"
     host, colon, port = server.rpartition(":")
     bare_ipv6 = ":" in host.removeprefix("mx:") and not host.startswith("[")
     if not colon or not port.isdigit() or bare_ipv6:

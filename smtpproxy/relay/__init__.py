@@ -6,17 +6,21 @@ which binds to an upstream through a `Delivery`, that upstream's share of it.
 
 from __future__ import annotations
 
+from smtpproxy.relay.carried import TOO_BIG
 from smtpproxy.relay.delivery import Delivery, DeliveryTimes
+from smtpproxy.relay.message import Message
 from smtpproxy.relay.outlet import Outlet
 from smtpproxy.relay.received import received_line
+from smtpproxy.relay.relaying import Relaying
 from smtpproxy.relay.shadow import Shadows
-from smtpproxy.relay.transaction import TOO_BIG, Relaying, Transaction
+from smtpproxy.relay.transaction import Transaction
 from smtpproxy.relay.verdict import Verdict
 
 __all__ = [
     "TOO_BIG",
     "Delivery",
     "DeliveryTimes",
+    "Message",
     "Outlet",
     "Relaying",
     "Shadows",

@@ -1,17 +1,25 @@
 """One upstream's share of a transaction: MAIL and RCPT replayed, the content carried.
 
-**The final dot is sent by `end` alone, and only for content that its sender ended.**
+**The end of the message is sent by `end` alone, and only for content that its sender ended.**
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from smtpproxy.smtp.commands import Mail, Plain, Rcpt, Verb
-from smtpproxy.smtp.extensions import Extensions
+from smtpproxy.relay.carried import carried_mail, carried_rcpt
+from smtpproxy.relay.verdict import Verdict
+from smtpproxy.smtp.chunks import Stuffer, Unstuffer
+from smtpproxy.smtp.commands import Command, Mail, Plain, Rcpt, Verb
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.smtp.states import State
-from smtpproxy.upstream import Connection
+from smtpproxy.upstream import Broken, Connection
+
+_DATA = Plain(Verb.DATA)
+_GO_AHEAD = Reply.of(354, "", "Go ahead")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,73 +33,213 @@ class DeliveryTimes:
 class Delivery:
     """The part of a message that one upstream takes.
 
+    Commands go in one flight where the upstream takes PIPELINING (RFC 2920), else one by one.
     Methods that wait raise `Broken` when the upstream is gone or does not answer.
     """
 
     def __init__(
-        self, connection: Connection, mail: Mail, times: DeliveryTimes, preface: bytes = b""
+        self,
+        connection: Connection,
+        mail: Mail,
+        times: DeliveryTimes,
+        *,
+        each: bool = False,
+        preface: bytes = b"",
+        prefer_chunks: bool = False,
     ) -> None:
-        """`preface` is sent in front of the content: whole lines of its header."""
-        self.connection = connection
-        self._preface = preface
-        self._mail = _adapted(mail, connection.extensions)
-        self._times = times
-        # Without 8BITMIME there, 8-bit content may not pass as what it was declared (RFC 6152).
-        self.ascii_only = mail.parameters.get("BODY") != self._mail.parameters.get("BODY")
+        """`preface` is sent in front of the content: whole lines of its header.
 
-    async def begin(self, rcpt: Rcpt) -> tuple[Reply, Reply | None]:
-        """The replies to MAIL and to the first RCPT; None for the latter where MAIL was refused.
-
-        One flight where the upstream takes PIPELINING: a round trip less (RFC 2920).
+        `each`: the client can be told of each recipient by itself.  `prefer_chunks`: send content
+        by BDAT where the upstream takes it, also where it came by DATA.  Raises `NotCarried`.
         """
-        connection, seconds = self.connection, self._times.reply
-        if connection.state is not State.READY:  # its MAIL stands, the RCPT before was refused
-            raise AssertionError(f"MAIL {connection.state.value}")
-        connection.transactions += 1
-        if "PIPELINING" not in connection.extensions:
-            mail_reply = await connection.ask(self._mail, seconds)
-            if not mail_reply.success:
-                return mail_reply, None
-            return mail_reply, await connection.ask(rcpt, seconds)
-        connection.send(self._mail, rcpt)
-        mail_reply = await connection.reply(seconds)
-        if mail_reply.code == 421:  # it closes, and answers nothing more
-            return mail_reply, None
-        rcpt_reply = await connection.reply(seconds)
-        return mail_reply, rcpt_reply if mail_reply.success else None
+        tls = connection.tls
+        verified = tls is not None and tls.verified
+        self.connection = connection
+        # LMTP answers for each recipient by itself, and has no use for PRDR.
+        prdr = each and not connection.server.lmtp
+        self.carried = carried_mail(mail, connection.extensions, verified, prdr)
+        self.recipients: list[Rcpt] = []  # accepted
+        self.failure: Verdict | None = None  # why none of them gets the message
+        self._times = times
+        self._preface = preface
+        self._prefer_chunks = prefer_chunks
+        self._unsent: deque[Command] = deque()
+        self._offered: deque[Rcpt] = deque()  # no reply came as yet
+        self._data_asked = False
+        self._chunked = False
+        self._held = b""
+        self._convert: Callable[[bytes], bytes] = _as_it_is
+        self._stuffer: Stuffer | None = None
+        self._final: deque[Reply] = deque()  # for the recipients that no outcome was asked for
 
-    async def recipient(self, rcpt: Rcpt) -> Reply:
-        """The reply to a further RCPT."""
-        return await self.connection.ask(rcpt, self._times.reply)
+    @property
+    def pipelining(self) -> bool:
+        return "PIPELINING" in self.connection.extensions
+
+    @property
+    def usable(self) -> bool:
+        """Recipients may be offered."""
+        states = State.SENDER, State.RECIPIENTS
+        return not self.connection.broken and self.connection.state in states
+
+    @property
+    def offered(self) -> Rcpt | None:
+        """The recipient whose reply comes next, if one was offered ahead."""
+        return self._offered[0] if self._offered else None
+
+    def has_room(self, ahead: Sequence[Rcpt]) -> bool:
+        """Does the upstream take one more, were those `ahead`, the last of them the one, accepted?
+
+        RFC 9422 section 4: no more than it said.
+        """
+        limits = self.connection.extensions.limits
+        if not limits:
+            return True
+        taken = [rcpt.recipient for rcpt in (*self.recipients, *ahead)]
+        domains = {path.domain.lower() for path in taken}
+        return len(taken) <= limits.get("RCPTMAX", len(taken)) and len(domains) <= limits.get(
+            "RCPTDOMAINMAX", len(domains)
+        )
+
+    async def begin(self, rcpts: Sequence[Rcpt], data: bool = False) -> Reply:
+        """Say MAIL and offer the first recipients: the reply to MAIL.
+
+        Where it refuses, no reply to the others is to come.
+        """
+        if self.connection.state is not State.READY:
+            raise AssertionError(f"MAIL {self.connection.state.value}")
+        self.connection.transactions += 1
+        self._send(self.carried.mail, *self._flight(rcpts, data))
+        reply = await self._reply()
+        if not reply.success:
+            behind = 0 if self._unsent else len(self._offered) + self._data_asked
+            self._unsent.clear()
+            self._offered.clear()
+            self._data_asked = False
+            if reply.code != 421:  # where it closes, it answers nothing more
+                with suppress(Broken):  # what it said of MAIL stands
+                    for _ in range(behind):
+                        await self._reply()
+        return reply
+
+    def offer(self, rcpts: Sequence[Rcpt], data: bool = False) -> None:
+        """Offer further recipients, and ask for DATA behind them."""
+        self._send(*self._flight(rcpts, data))
+
+    async def recipient(self) -> Reply:
+        """The reply to the recipient that was offered first of those without one."""
+        rcpt = self._offered.popleft()
+        reply = await self._reply()
+        if reply.success:
+            self.recipients.append(rcpt)
+        if self._data_asked and not self._offered and not self.recipients:
+            self._data_asked = False
+            with suppress(Broken):  # what it said of the recipient stands
+                # Nobody is to get what it waits for after a 354.
+                if reply.code != 421 and (await self._reply()).code == 354:
+                    self.abort()
+        return reply
+
+    def ask_data(self, stuffed: bool) -> None:
+        """Have the upstream get ready for content: `stuffed` where it comes as after DATA."""
+        chunking = "CHUNKING" in self.connection.extensions
+        self._chunked = chunking and not self._data_asked and (self._prefer_chunks or not stuffed)
+        if self._chunked:
+            if self.connection.broken:
+                raise Broken(self.connection.broken)
+            self._convert = Unstuffer().feed if stuffed else _as_it_is
+            return
+        if not stuffed:
+            self._stuffer = Stuffer()
+            self._convert = self._stuffer.feed
+        if not self._data_asked:
+            self._data_asked = True
+            self._send(_DATA)
 
     async def data(self) -> Reply:
         """The reply to DATA: after a 354, content is to follow."""
-        reply = await self.connection.ask(Plain(Verb.DATA), self._times.reply)
+        reply = _GO_AHEAD if self._chunked else await self._reply()
+        self._data_asked = False
         if reply.code == 354 and self._preface:
-            await self.content(self._preface)
+            await self._write(self._preface)
         return reply
 
     async def content(self, data: bytes) -> None:
         """Send a part of the content, as slowly as the upstream takes it."""
-        await self.connection.content(data, self._times.reply)
+        data = self._convert(data)
+        if self._chunked:  # the last one is to say that it is the last
+            data, self._held = self._held, data
+        await self._write(data)
 
-    async def end(self) -> Reply:
-        """Send the final dot: what the upstream says of the message; may raise `InDoubt`."""
-        return await self.connection.end_content(self._times.final)
+    async def end(self) -> None:
+        """Send the end of the message: `outcome` gives what the upstream says of it."""
+        prdr = "PRDR" in self.carried.mail.parameters
+        each = prdr or self.connection.server.lmtp
+        replies = len(self.recipients) if each else 1
+        if self._chunked:
+            self.connection.end_chunks(self._held, replies, prdr)
+            return
+        if self._stuffer is not None:
+            await self._write(self._stuffer.end())
+        self.connection.end_content(replies, prdr)
+
+    async def outcome(self, seconds: float) -> Reply:
+        """What the upstream says of the message for its next recipient.
+
+        Waits at most `seconds` for each reply; may raise `InDoubt`.
+        """
+        if not self._final:
+            await self._hear_final(seconds)
+        return self._final.popleft()
+
+    async def _hear_final(self, seconds: float) -> None:
+        connection = self.connection
+        reply = await connection.final_reply(seconds)
+        if reply.code == 353:
+            replies = [await connection.final_reply(seconds) for _ in self.recipients]
+            overall = await connection.final_reply(seconds)
+            # A success is one only where the reply for all of the message is one, too.
+            self._final.extend(
+                each if overall.success or not each.success else overall for each in replies
+            )
+        elif connection.server.lmtp:
+            self._final.append(reply)
+        else:
+            self._final.extend([reply] * len(self.recipients))
 
     def abort(self) -> None:
-        """Drop the upstream: what it has of the message never gets its final dot."""
+        """Drop the upstream: what it has of the message never gets its end."""
         self.connection.abort()
 
+    def fail(self, verdict: Verdict) -> None:
+        """The message is lost to the upstream; the first reason is the one that is told."""
+        if self.failure is None:
+            self.failure = verdict
+            self.abort()
 
-def _adapted(mail: Mail, extensions: Extensions) -> Mail:
-    """`mail` with those parameters alone that the upstream takes."""
-    needed = {"SIZE": "SIZE", "BODY": "8BITMIME"}
-    return Mail(
-        mail.sender,
-        {
-            keyword: value
-            for keyword, value in mail.parameters.items()
-            if needed[keyword] in extensions
-        },
-    )
+    def _flight(self, rcpts: Sequence[Rcpt], data: bool) -> list[Command]:
+        self._offered += rcpts
+        self._data_asked = data
+        commands = [carried_rcpt(rcpt, self.connection.extensions) for rcpt in rcpts]
+        return [*commands, _DATA] if data else [*commands]
+
+    def _send(self, *commands: Command) -> None:
+        if self.pipelining:
+            self.connection.send(*commands)
+        else:
+            self._unsent += commands
+
+    async def _reply(self) -> Reply:
+        if self._unsent:
+            self.connection.send(self._unsent.popleft())
+        return await self.connection.reply(self._times.reply)
+
+    async def _write(self, data: bytes) -> None:
+        if not data:
+            return
+        write = self.connection.chunk if self._chunked else self.connection.content
+        await write(data, self._times.reply)
+
+
+def _as_it_is(data: bytes) -> bytes:
+    return data

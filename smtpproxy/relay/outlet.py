@@ -1,74 +1,100 @@
-"""A session's way to upstreams: one connection at a time, kept between transactions.
-
-It carries this client's identity and never serves another session.
-"""
+"""A session's way to upstreams: one connection to each, kept between transactions."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from smtpproxy.routing import Upstream
-from smtpproxy.smtp.commands import Command, Verb
+from smtpproxy.smtp.commands import Command, Plain, Verb
 from smtpproxy.smtp.replies import Reply
-from smtpproxy.upstream import Broken, Caller, Connection, Connector
+from smtpproxy.smtp.states import State
+from smtpproxy.upstream import Broken, Caller, Connection, Pool
 from smtpproxy.upstream.connector import Failed
 
 
 class Outlet:
-    """The connection in use, if any, and how to get another."""
+    """The connections in use, and how to get another."""
 
-    def __init__(self, connector: Connector, caller: Caller, reply_time: float) -> None:
-        self._connector = connector
+    def __init__(self, pool: Pool, caller: Caller, reply_time: float) -> None:
+        self._pool = pool
         self.caller = caller
         self._reply_time = reply_time
-        self._connection: Connection | None = None
-        self._departing: Connection | None = None
-
-    def _usable(self) -> Connection | None:
-        """The connection, if it is still of use; else it is given up."""
-        if self._connection is not None and not self._connection.idle:
-            self.cut()
-        return self._connection
+        self._connections: dict[Upstream, Connection] = {}
+        self._departing: list[Connection] = []
 
     async def to(self, upstream: Upstream, seconds: float, failed: Failed) -> Connection:
-        """A connection to `upstream`: the one that is kept, or a new one in its stead.
+        """A connection to `upstream` that may be told MAIL: the one that is kept, or a new one.
 
         Raises `UpstreamError`.
         """
-        kept = self._usable()
-        if kept is None or kept.upstream != upstream:
-            self.leave()
-            kept = await self._connector.connect(upstream, self.caller, seconds, failed)
-            self._connection = kept
+        self._drop_useless()
+        kept = self._connections.get(upstream)
+        if kept is not None and (kept.state is not State.READY or kept.used_up):
+            self.leave([upstream])
+            kept = None
+        if kept is None:
+            kept = await self._pool.connect(upstream, self.caller, seconds, failed)
+            self._connections[upstream] = kept
         return kept
 
     async def carry(self, command: Command) -> Reply | None:
         """The upstream's reply to a command that is not about mail.
 
-        None where there is no upstream, or it did not answer, or answered that it
-        closes: then the answer is ours to give.
+        None where there is no upstream, or more than one, or it did not answer, or answered
+        that it closes: then the answer is ours to give.
         """
-        connection = self._usable()
-        if connection is None:
+        self._drop_useless()
+        if len(self._connections) != 1:
+            return None
+        ((upstream, connection),) = self._connections.items()
+        if connection.state in (State.CONTENT, State.CHUNKS):  # the client is between two chunks
             return None
         try:
             if command.verb is Verb.QUIT:
-                self._connection = None
-                return await connection.quit()
+                del self._connections[upstream]
+                return None if self._pool.keep(connection) else await connection.quit()
             reply = await connection.ask(command, self._reply_time)
         except Broken:
             return None
         return reply if reply.code != 421 else None
 
-    def leave(self) -> None:
-        """Part from the upstream politely, without waiting."""
-        if self._connection is not None:
-            if self._departing is not None:  # one that takes its time is enough
-                self._departing.abort()
-            self._departing = self._connection
-            self._departing.leave()
-            self._connection = None
+    async def reset(self) -> Reply | None:
+        """Have the upstreams forget what they have of a transaction.
 
-    def cut(self) -> None:
-        """Part from the upstream at once, whatever is under way."""
-        if self._connection is not None:
-            self._connection.abort()
-            self._connection = None
+        The reply of the only one, as with `carry`; those that do not take RSET are parted from.
+        """
+        if len(self._connections) > 1:
+            self.leave()
+        reply = await self.carry(Plain(Verb.RSET))
+        if reply is None or not reply.success:
+            self.leave()
+            return None
+        return reply
+
+    def leave(self, upstreams: Collection[Upstream] | None = None) -> None:
+        """Part from these upstreams, or from all, without waiting: politely, or for others' use."""
+        leaving = tuple(self._connections) if upstreams is None else upstreams
+        connections = [self._connections.pop(each) for each in leaving if each in self._connections]
+        useless = [each for each in connections if not self._pool.keep(each)]
+        if not useless:
+            return
+        for each in self._departing:  # those that take their time for it are enough
+            each.abort()
+        self._departing = useless
+        for each in useless:
+            each.leave()
+
+    def leave_all_but(self, upstreams: Collection[Upstream]) -> None:
+        """Part politely from all upstreams but these."""
+        self.leave([each for each in self._connections if each not in upstreams])
+
+    def cut(self, upstream: Upstream) -> None:
+        """Part from an upstream at once, whatever is under way."""
+        connection = self._connections.pop(upstream, None)
+        if connection is not None:
+            connection.abort()
+
+    def _drop_useless(self) -> None:
+        """Cut the connections that are of no use any more."""
+        for upstream in [each for each, it in self._connections.items() if not it.idle]:
+            self.cut(upstream)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
+from smtpproxy.relay.carried import NotCarried
 from smtpproxy.relay.delivery import Delivery, DeliveryTimes
 from smtpproxy.routing import Upstream
 from smtpproxy.smtp.commands import Mail, Rcpt
@@ -112,12 +113,15 @@ class Shadow:
                             self.upstream, self._caller, CONNECT_TIME, _unheard
                         )
                         delivery = Delivery(connection, self._mail, REPLY_TIMES)
-                        refused, answer = await delivery.begin(rcpt)
-                        reply = answer or refused
-                        lost = refused if answer is None else None
+                        reply = await delivery.begin([rcpt])
+                        if reply.success:
+                            reply = await delivery.recipient()
+                        else:
+                            lost = reply
                     else:
-                        reply = await delivery.recipient(rcpt)
-                except UpstreamError as error:
+                        delivery.offer([rcpt])
+                        reply = await delivery.recipient()
+                except (UpstreamError, NotCarried) as error:
                     reply = lost = error.reply
                 except Broken:
                     reply = lost = BROKEN_REPLY

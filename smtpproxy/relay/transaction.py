@@ -1,46 +1,29 @@
 """One message on its way: from MAIL to the reply to its end of data.
 
-A transaction binds to an upstream only once that one has accepted a recipient.
+A transaction binds to an upstream only once that one has accepted a recipient.  It has one
+`Delivery`, or where the client can be told of each recipient by itself (LMTP, PRDR) one for
+each upstream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-from twisted.internet.defer import CancelledError
-
-from smtpproxy.deadlines import Deadlines, TimedOut
+from smtpproxy.deadlines import TimedOut
 from smtpproxy.events import Side
-from smtpproxy.mail import Client
-from smtpproxy.relay.delivery import Delivery, DeliveryTimes
+from smtpproxy.relay.carried import NotCarried, carried_rcpt
+from smtpproxy.relay.delivery import Delivery
+from smtpproxy.relay.message import Accepted, Message
 from smtpproxy.relay.outlet import Outlet
-from smtpproxy.relay.shadow import Shadow, Shadows
+from smtpproxy.relay.relaying import Phases, Relaying, SessionView
+from smtpproxy.relay.shadow import Shadow
 from smtpproxy.relay.verdict import Verdict
-from smtpproxy.routing import (
-    Answer,
-    Identity,
-    NoRoute,
-    Refused,
-    Router,
-    Server,
-    TryAgain,
-    Upstream,
-)
-from smtpproxy.smtp.commands import Mail, Rcpt
+from smtpproxy.routing import Answer, Found, Identity, NoRoute, Refused, TryAgain, Upstream
+from smtpproxy.smtp.commands import Command, Mail, Rcpt
 from smtpproxy.smtp.replies import Reply
-from smtpproxy.smtp.server import Content, EndOfContent
-from smtpproxy.upstream import (
-    BROKEN_REPLY,
-    Broken,
-    Connection,
-    EarlyReply,
-    InDoubt,
-    Unreachable,
-    UpstreamError,
-)
+from smtpproxy.upstream import Broken, Connection, Unreachable, UpstreamError
 
 NO_ROUTE = Reply.of(550, "5.7.1", "Relay access denied")
 LOOKUP_FAILED = Reply.of(451, "4.3.0", "The look-up of this recipient failed; try again later")
@@ -49,51 +32,32 @@ OTHER_UPSTREAM = Reply.of(
     "4.5.3",
     "This recipient's server is another one; send the message to it separately",
 )
+LMTP_UPSTREAM = Reply.of(
+    452,
+    "4.5.3",
+    "This recipient's server answers each recipient; send the message to it separately",
+)
 TOO_MANY_RECIPIENTS = Reply.of(452, "4.5.3", "Too many recipients")
-TOO_BIG = Reply.of(552, "5.3.4", "The message is too big")
-BARE_NEWLINE = Reply.of(550, "5.6.11", "The message has a bare CR or LF")
-NOT_8BIT = Reply.of(554, "5.6.3", "The recipient's server does not take 8-bit content")
+
+Ahead = Callable[[], Sequence[Command]]
+
+MOST_UPSTREAMS = 20  # of one transaction
 
 
 @dataclass(frozen=True, slots=True)
-class Relaying:
-    """What every transaction of a listener is given: who is asked, and the limits.
+class _Destination:
+    """Where a recipient goes, as far as it is known before its upstream is asked."""
 
-    `recipient_time` is in seconds, all that the first RCPT may take; `max_message_bytes` in
-    octets.  `reject_bare_newline`: refuse what would otherwise be made CRLF.
-    """
-
-    router: Router
-    shadows: Shadows
-    deadlines: Deadlines
-    times: DeliveryTimes
-    recipient_time: float
-    max_message_bytes: int
-    max_recipients: int
-    reject_bare_newline: bool
-
-
-class SessionView(Protocol):
-    """The session, as its transactions know it."""
+    rcpt: Rcpt
+    answer: Answer
 
     @property
-    def client(self) -> Client:
-        """Who the client is, as far as that is known by now."""
-
-    def received(self, transaction: str) -> bytes:
-        """The `Received:` line for a transaction's message."""
-
-    def upstream_failed(self, server: Server, address: str, reason: str) -> None:
-        """An upstream's address was no use."""
-
-    def shadow_answered(
-        self, recipient: str, shadow: Upstream, reply: Reply, shadows: Reply
-    ) -> None:
-        """A shadow has said something of a recipient, beside the reply to the client."""
+    def upstream(self) -> Upstream | None:
+        return self.answer.route.upstream if isinstance(self.answer, Found) else None
 
 
 class Transaction:
-    """The envelope so far, and the upstream that it is bound to."""
+    """The envelope so far, and the upstreams that have a part in it."""
 
     def __init__(
         self,
@@ -102,204 +66,231 @@ class Transaction:
         relaying: Relaying,
         outlet: Outlet,
         session: SessionView,
+        each: bool = False,
     ) -> None:
-        """`name` is its id."""
+        """`name` is its id.  `each`: the client can be told of each recipient by itself."""
         self.name = name
         self.mail = mail
-        self.recipients: list[str] = []
-        self.size = 0  # octets of content so far
-        self.phases: dict[str, float] = {}  # seconds
-        self.delivery: Delivery | None = None  # the upstream that took MAIL last
-        self.verdict: Verdict | None = None  # the last word on the message
-        self.finishing = False  # the final dot is on its way: wait for the answer, come what may
+        self.each = each
+        self.accepted: list[Accepted] = []
+        self._phases = Phases(relaying.deadlines.seconds)
+        self.message = Message(self.accepted, relaying, self._phases)
         self._relaying = relaying
         self._outlet = outlet
         self._session = session
         self._shadow: Shadow | None = None
-        self._connecting: Upstream | None = None
-        self._refused: dict[Upstream, Verdict] = {}  # those that did not take the MAIL
-        self._closed = False  # a recipient was sent away: so are all further ones
-        self._failure: Verdict | None = None  # decided inside the content, said at its end
+        self._deliveries: dict[Upstream, Delivery] = {}  # those that took the MAIL
+        self._refused: dict[Upstream, Verdict] = {}  # those that did not
+        self._foreseen: deque[_Destination] = deque()  # looked up ahead
+        self._closed: Verdict | None = None  # a recipient was sent away: so are all further ones
 
     @property
-    def bound(self) -> Delivery | None:
-        """The delivery that has accepted recipients: no other upstream takes part any more."""
-        return self.delivery if self.recipients else None
+    def bound(self) -> bool:
+        """An upstream has accepted a recipient."""
+        return bool(self.accepted)
+
+    @property
+    def phases(self) -> Mapping[str, float]:
+        """Seconds that were spent, by what they were spent on."""
+        return self._phases.seconds
 
     def over(self) -> None:
-        """Nothing more comes of it."""
+        """No more recipients come: nothing is to be asked of the shadow any more."""
         if self._shadow is not None:
             self._shadow.end()
 
-    async def rcpt(self, rcpt: Rcpt) -> Verdict:
-        """What the client is told of a recipient."""
+    async def rcpt(self, rcpt: Rcpt, ahead: Ahead = tuple) -> Verdict:
+        """What the client is told of a recipient.
+
+        `ahead` gives the RCPTs, and a DATA, that are sure to follow: they are sent along with it
+        where that saves a round trip.
+        """
         # Some senders lose mail when a 250 follows a 452 in one pipeline.
-        if self._closed:
-            return Verdict(OTHER_UPSTREAM, Side.PROXY)
-        if len(self.recipients) >= self._relaying.max_recipients:
+        if self._closed is not None:
+            return self._closed
+        if len(self.accepted) >= self._relaying.max_recipients:
             return Verdict(TOO_MANY_RECIPIENTS, Side.PROXY)
-        verdict = await (self._route(rcpt) if self.bound else self._unbound(rcpt))
-        if verdict.reply.success:
-            self.recipients.append(str(rcpt.recipient))
-        elif verdict.reply.code == 421:  # it ends the session, and with it the transaction
-            self.verdict = verdict
+        verdict = await self._route(rcpt, ahead)
+        if verdict.reply.code == 421:  # it ends the session, and with it the transaction
+            self.message.verdict = verdict
         return verdict
 
-    async def data(self) -> Verdict:
-        """What the client is told of DATA: a 354 only from a live upstream."""
-        assert self.delivery is not None
-        with self._phase("envelope"):
-            try:
-                verdict = Verdict.of_upstream(await self.delivery.data())
-            except Broken as error:
-                verdict = _broken(error)
-        self.verdict = None if verdict.reply.positive else verdict
-        if verdict.reply.positive:  # no recipient comes any more: the shadow need not wait
-            self.over()
-        return verdict
-
-    async def content(self, part: Content) -> None:
-        """Carry a part of the message on; after a failure the rest is only taken in."""
-        assert self.delivery is not None
-        self.size = part.size
-        if self._failure is not None:
-            return
-        if part.size > self._relaying.max_message_bytes:
-            self._fail(Verdict(TOO_BIG, Side.PROXY))
-            return
-        with self._phase("content"):
-            try:
-                await self.delivery.content(part.data)
-            except Broken as error:
-                self._fail(_broken(error))
-
-    async def end(self, end: EndOfContent) -> Verdict:
-        """What the client is told of the message: a 2xx only where the upstream said so."""
-        assert self.delivery is not None
-        self.size = end.size
-        if end.size > self._relaying.max_message_bytes:
-            self._fail(Verdict(TOO_BIG, Side.PROXY))
-        if end.bare and self._relaying.reject_bare_newline:
-            self._fail(Verdict(BARE_NEWLINE, Side.PROXY))
-        if self.delivery.ascii_only and not end.ascii:
-            self._fail(Verdict(NOT_8BIT, Side.PROXY))
-        self.verdict = self._failure or await self._finish(self.delivery)
-        return self.verdict
-
-    async def _finish(self, delivery: Delivery) -> Verdict:
-        """Send the final dot and hear what the upstream says, even if the client is gone."""
-        self.finishing = True
-        try:
-            with self._phase("final"):
-                return Verdict.of_upstream(await delivery.end())
-        except InDoubt as error:
-            return Verdict(BROKEN_REPLY, Side.UPSTREAM, str(error), in_doubt=True)
-        except CancelledError:
-            error_text = "stopped while the upstream's answer was awaited"
-            self.verdict = Verdict(BROKEN_REPLY, Side.PROXY, error_text, in_doubt=True)
-            raise
-        except Broken as error:
-            return _broken(error)
-        finally:
-            self.finishing = False
-
-    async def _unbound(self, rcpt: Rcpt) -> Verdict:
-        """A recipient while no upstream is bound: all that it takes, within one deadline."""
-        seconds = self._relaying.recipient_time
-        try:
-            return await self._relaying.deadlines.limit(self._route(rcpt), seconds)
-        except TimedOut:
-            reason = f"not done within {seconds:g} s"
-            if self._connecting is None:
-                return Verdict(LOOKUP_FAILED, Side.PROXY, f"look-up {reason}")
-            self._outlet.cut()
-            self._session.upstream_failed(self._connecting.servers[0], "", reason)
-            return Verdict(Unreachable(reason).reply, Side.UPSTREAM, reason)
-
-    async def _route(self, rcpt: Rcpt) -> Verdict:
+    async def _route(self, rcpt: Rcpt, ahead: Ahead) -> Verdict:
         """Look the recipient up, and offer it to its upstream, if that one may have it."""
-        self._connecting = None
-        with self._phase("lookup"):
-            answer = await self._look_up(rcpt)
+        until = self._now() + self._relaying.recipient_time
+        answer = (await self._destination(rcpt)).answer
         if isinstance(answer, NoRoute):
             return Verdict(NO_ROUTE, Side.PROXY)
         if isinstance(answer, TryAgain):
             return Verdict(LOOKUP_FAILED, Side.PROXY, answer.reason)
         if isinstance(answer, Refused):
-            await self._relaying.deadlines.sleep(answer.wait)
+            await self._relaying.deadlines.sleep(min(answer.wait, until - self._now()))
             return Verdict(answer.reply, Side.PROXY)
-        verdict = await self._to(answer.route.upstream, rcpt)
+        verdict = await self._to(answer.route.upstream, rcpt, ahead, until)
         if answer.route.row.shadow and not verdict.error and verdict.by is not Side.PROXY:
             self._overshadow(answer.route.row.shadow, rcpt, verdict.reply)
         return verdict
 
-    async def _to(self, upstream: Upstream, rcpt: Rcpt) -> Verdict:
-        """Offer a recipient to its upstream, unless another one has the transaction."""
-        self._connecting = upstream
-        if upstream in self._refused:
-            return self._refused[upstream]
-        if self.bound is None:
-            return await self._offer(upstream, rcpt)
-        if self.bound.connection.upstream != upstream:
-            self._closed = True
-            return Verdict(OTHER_UPSTREAM, Side.PROXY)
-        with self._phase("envelope"):
-            try:
-                return Verdict.of_upstream(await self.bound.recipient(rcpt))
-            except Broken as error:
-                return _broken(error)
-
-    async def _look_up(self, rcpt: Rcpt) -> Answer:
-        """What the mappings say; a recipient after the first has no other deadline for it."""
+    async def _destination(self, rcpt: Rcpt) -> _Destination:
+        """What the mappings say of a recipient, or have said already."""
+        if self._foreseen and self._foreseen[0].rcpt is rcpt:
+            return self._foreseen.popleft()
         looking = self._relaying.router.route(
             rcpt.recipient, self.mail.sender, self._session.client
         )
-        if self.bound is None:
-            return await looking
-        try:
-            return await self._relaying.deadlines.limit(looking, self._relaying.recipient_time)
-        except TimedOut as error:
-            return TryAgain(f"look-up {error}")
+        seconds = self._relaying.recipient_time
+        with self._phases.during("lookup"):
+            try:
+                answer = await self._relaying.deadlines.limit(looking, seconds)
+            except TimedOut:
+                answer = TryAgain(f"look-up not done within {seconds:g} s")
+        return _Destination(rcpt, answer)
 
-    async def _offer(self, upstream: Upstream, rcpt: Rcpt) -> Verdict:
-        """Offer a recipient to an upstream that has none yet, with MAIL before it where needed."""
-        until = self._relaying.deadlines.seconds() + self._relaying.recipient_time
+    async def _to(self, upstream: Upstream, rcpt: Rcpt, ahead: Ahead, until: float) -> Verdict:
+        """Offer a recipient to its upstream, unless the transaction may not go there."""
+        if upstream in self._refused:
+            return self._refused[upstream]
+        delivery = self._deliveries.get(upstream)
+        if delivery is None or not (delivery.usable or delivery.recipients):
+            if self.bound and not self.each:
+                return self._close(OTHER_UPSTREAM)
+            if len(self._bound()) >= MOST_UPSTREAMS:
+                return self._close(TOO_MANY_RECIPIENTS)
+            return await self._offer(upstream, rcpt, ahead, until)
+        try:
+            with self._phases.during("envelope"):
+                if delivery.offered is not rcpt:
+                    if (full := self._full(delivery, [rcpt])) is not None:
+                        return self._close(full)
+                    delivery.offer(*await self._flight(delivery, rcpt, ahead))
+                return await self._answered(delivery)
+        except NotCarried as lack:
+            return Verdict(lack.reply, Side.PROXY)
+        except Broken as error:
+            return Verdict.of_broken(error)
+
+    async def _offer(self, upstream: Upstream, rcpt: Rcpt, ahead: Ahead, until: float) -> Verdict:
+        """Offer a recipient to an upstream that has no part in the transaction as yet."""
+        seconds = until - self._now()
+        try:
+            return await self._relaying.deadlines.limit(
+                self._connect(upstream, rcpt, ahead, until), seconds
+            )
+        except TimedOut:
+            reason = f"not done within {self._relaying.recipient_time:g} s"
+            self._outlet.cut(upstream)
+            self._session.upstream_failed(upstream.servers[0], "", reason)
+            return Verdict(Unreachable(reason).reply, Side.UPSTREAM, reason)
+
+    async def _connect(self, upstream: Upstream, rcpt: Rcpt, ahead: Ahead, until: float) -> Verdict:
+        if not self.each:  # it goes to one alone
+            self._deliveries.clear()
+            self._outlet.leave_all_but([upstream])
         while True:
             try:
-                with self._phase("connect"):
+                with self._phases.during("connect"):
                     connection = await self._outlet.to(
-                        upstream,
-                        until - self._relaying.deadlines.seconds(),
-                        self._session.upstream_failed,
+                        upstream, until - self._now(), self._session.upstream_failed
                     )
             except UpstreamError as error:
                 return Verdict(error.reply, error.by, str(error))
-            reused = connection.transactions > 0
+            reused = connection.may_be_stale
             try:
-                with self._phase("envelope"):
-                    verdict = await self._replay(connection, rcpt)
+                verdict = await self._replay(connection, rcpt, ahead)
+            except NotCarried as lack:
+                return Verdict(lack.reply, Side.PROXY)
             except Broken as error:
-                verdict = _broken(error)
+                verdict = Verdict.of_broken(error)
             # One that was used before may break as it is used again, left idle for too long, say.
             # Nothing of this mail was accepted there: a fresh one may do better.
-            if not (reused and connection.broken):
+            if not (reused and connection.broken) or verdict.reply.success:
                 return verdict
             self._refused.pop(upstream, None)
 
-    async def _replay(self, connection: Connection, rcpt: Rcpt) -> Verdict:
-        if self.delivery is not None and self.delivery.connection is connection:
-            return Verdict.of_upstream(await self.delivery.recipient(rcpt))
+    async def _replay(self, connection: Connection, rcpt: Rcpt, ahead: Ahead) -> Verdict:
+        """MAIL to an upstream, and the recipient with it."""
         preface = b""
         if connection.upstream.identity is Identity.RECEIVED:
             preface = self._session.received(self.name)
-        delivery = Delivery(connection, self.mail, self._relaying.times, preface)
-        mail_reply, reply = await delivery.begin(rcpt)
-        if reply is None:
-            if mail_reply.code == 421:  # it would end a session that may have other mail
-                mail_reply = replace(mail_reply, code=451)
-            verdict = self._refused[connection.upstream] = Verdict.of_upstream(mail_reply)
-            return verdict
-        self.delivery = delivery
+        delivery = Delivery(
+            connection,
+            self.mail,
+            self._relaying.times,
+            each=self.each,
+            preface=preface,
+            prefer_chunks=self._relaying.prefer_chunks,
+        )
+        flight = await self._flight(delivery, rcpt, ahead)
+        with self._phases.during("envelope"):
+            reply = await delivery.begin(*flight)
+            if reply.success:
+                self._deliveries[connection.upstream] = delivery
+                return await self._answered(delivery)
+        if reply.code == 421:  # it would end a session that may have other mail
+            reply = replace(reply, code=451)
+        verdict = self._refused[connection.upstream] = Verdict.of_upstream(reply)
+        return verdict
+
+    async def _flight(
+        self, delivery: Delivery, rcpt: Rcpt, ahead: Ahead
+    ) -> tuple[list[Rcpt], bool]:
+        """The recipients that go to the upstream at once, `rcpt` first, and whether DATA does, too.
+
+        Raises `NotCarried` where not even `rcpt` can go there.
+        """
+        offered = delivery.connection.extensions
+        carried_rcpt(rcpt, offered)
+        flight = [rcpt]
+        if not delivery.pipelining:
+            return flight, False
+        data = False
+        foreseen: list[_Destination] = []
+        for command in ahead():
+            if not isinstance(command, Rcpt):
+                data = not self.each and not delivery.carried.binary
+                break
+            if len(self.accepted) + len(flight) >= self._relaying.max_recipients:
+                break
+            destination = await self._destination(command)
+            foreseen.append(destination)
+            if not self._goes_with(delivery, flight, destination):
+                break
+            flight.append(command)
+        self._foreseen.extendleft(reversed(foreseen))
+        return flight, data
+
+    def _goes_with(
+        self, delivery: Delivery, flight: Sequence[Rcpt], destination: _Destination
+    ) -> bool:
+        """May a recipient be offered before the replies to those in `flight` came?"""
+        if destination.upstream != delivery.connection.upstream:
+            return False
+        try:
+            carried_rcpt(destination.rcpt, delivery.connection.extensions)
+        except NotCarried:
+            return False
+        return self._full(delivery, [*flight, destination.rcpt]) is None
+
+    def _full(self, delivery: Delivery, rcpts: Sequence[Rcpt]) -> Reply | None:
+        """What is told of the last of `rcpts` where the upstream does not take as many."""
+        together = len(delivery.recipients) + len(rcpts)
+        if together > 1 and delivery.connection.server.lmtp and not self.each:
+            return LMTP_UPSTREAM  # one reply cannot tell the truth of several mailboxes
+        return None if delivery.has_room(rcpts) else TOO_MANY_RECIPIENTS
+
+    def _close(self, reply: Reply) -> Verdict:
+        self._closed = Verdict(reply, Side.PROXY)
+        return self._closed
+
+    async def _answered(self, delivery: Delivery) -> Verdict:
+        """What an upstream says of the recipient that it was offered."""
+        rcpt = delivery.offered
+        assert rcpt is not None
+        reply = await delivery.recipient()
+        if reply.success:
+            self.accepted.append(Accepted(str(rcpt.recipient), delivery))
+        elif reply.code == 421 and self.each:  # others may have their share
+            reply = replace(reply, code=451)
         return Verdict.of_upstream(reply)
 
     def _overshadow(self, shadow: Upstream, rcpt: Rcpt, reply: Reply) -> None:
@@ -312,29 +303,9 @@ class Transaction:
         if self._shadow is not None and self._shadow.upstream == shadow:
             self._shadow.ask(rcpt, reply)
 
-    def _fail(self, verdict: Verdict) -> None:
-        """The message is lost to the upstream; the first reason is the one that is told."""
-        if self._failure is None:
-            assert self.delivery is not None
-            self._failure = verdict
-            self.delivery.abort()
+    def _bound(self) -> list[Delivery]:
+        """Those deliveries that have recipients."""
+        return [each for each in self._deliveries.values() if each.recipients]
 
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        started = self._relaying.deadlines.seconds()
-        try:
-            yield
-        finally:
-            spent = self._relaying.deadlines.seconds() - started
-            self.phases[name] = self.phases.get(name, 0.0) + spent
-
-
-def _broken(error: Broken) -> Verdict:
-    """What is told of an upstream that is gone.
-
-    A permanent refusal that came before the end of data is one all the same; any other early
-    reply means nothing, least of all a success.
-    """
-    if isinstance(error, EarlyReply) and error.reply.permanent:
-        return Verdict.of_upstream(error.reply)
-    return Verdict(BROKEN_REPLY, Side.UPSTREAM, str(error))
+    def _now(self) -> float:
+        return self._relaying.deadlines.seconds()

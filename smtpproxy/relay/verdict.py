@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from smtpproxy.events import Side
 from smtpproxy.smtp.replies import Reply
+from smtpproxy.upstream import BROKEN_REPLY, Broken, ChunkRefused, EarlyReply, InDoubt
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +25,16 @@ class Verdict:
     def of_upstream(cls, reply: Reply) -> Verdict:
         """The upstream's own words, unchanged."""
         return cls(reply, Side.NONE if reply.positive else Side.UPSTREAM)
+
+    @classmethod
+    def of_broken(cls, error: Broken) -> Verdict:
+        """What is told of an upstream that is gone.
+
+        A permanent refusal that came before the end of data is one all the same; any other early
+        reply means nothing, least of all a success.
+        """
+        if isinstance(error, ChunkRefused):
+            return cls.of_upstream(error.reply)
+        if isinstance(error, EarlyReply) and error.reply.permanent:
+            return cls.of_upstream(error.reply)
+        return cls(BROKEN_REPLY, Side.UPSTREAM, str(error), in_doubt=isinstance(error, InDoubt))

@@ -22,7 +22,7 @@ from smtpproxy.routing.answers import (
 from smtpproxy.routing.csv import CsvTable
 from smtpproxy.routing.keyed import Hit, KeyedMapping, LookupFailed, Table, Wrong
 from smtpproxy.routing.keys import address_key, domain_key, keys_of
-from smtpproxy.routing.router import Explanation, Router, Step
+from smtpproxy.routing.router import Explanation, Listing, Router, Step, upstreams_in
 from smtpproxy.routing.rows import COLUMNS, BadRow, parse_row, parse_truth
 from smtpproxy.routing.servers import (
     Identity,
@@ -44,6 +44,7 @@ __all__ = [
     "Hit",
     "Identity",
     "KeyedMapping",
+    "Listing",
     "LookupFailed",
     "Mapping",
     "NoRoute",
@@ -67,4 +68,5 @@ __all__ = [
     "parse_server",
     "parse_servers",
     "parse_truth",
+    "upstreams_in",
 ]

@@ -141,5 +141,9 @@ class Mapping(Protocol):
         Raises nothing: trouble that may pass is the answer `TryAgain`.
         """
 
-    def upstreams(self) -> Iterable[Upstream]:
-        """Each upstream it can name without being asked for a recipient, once."""
+    def listed(self) -> Iterable[Row]:
+        """What it can say without being asked for a recipient, each row once."""
+
+    @property
+    def lists_all(self) -> bool:
+        """Whether `listed` has every upstream that it may ever name as it is now."""

@@ -10,8 +10,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from smtpproxy.routing.answers import Row
 from smtpproxy.routing.keyed import Hit, LookupFailed, Table, Wrong
-from smtpproxy.routing.servers import Upstream
 
 _REST = 5.0  # seconds in which a table that failed is not asked for what is known
 
@@ -80,8 +80,12 @@ class CachedTable:
             known = self._last_known(keys, self._clock.seconds())
             raise LookupFailed(str(error), known) from None
 
-    def upstreams(self) -> Iterable[Upstream]:
-        return self.table.upstreams()
+    def listed(self) -> Iterable[Row]:
+        return self.table.listed()
+
+    @property
+    def lists_all(self) -> bool:
+        return self.table.lists_all
 
     def forget(self, key: str) -> None:
         """Ask the table for this key when it is needed next."""

@@ -22,7 +22,6 @@ from smtpproxy.routing.keyed import Hit
 from smtpproxy.routing.keys import CATCH_ALL, POSTMASTER, address_key, domain_key
 from smtpproxy.routing.lines import Lines
 from smtpproxy.routing.rows import COLUMNS, BadRow, parse_row
-from smtpproxy.routing.servers import Upstream
 from smtpproxy.smtp.paths import parse_path
 
 # Octets, read at once.  At each read, the interpreter's lock is given up and taken back: where
@@ -45,6 +44,8 @@ class CsvTable:
     that stands for what it says.  Nothing in there costs the garbage collector time, and
     loading holds up no other thread.
     """
+
+    lists_all = True
 
     def __init__(
         self,
@@ -74,9 +75,8 @@ class CsvTable:
     async def find(self, keys: Sequence[str]) -> Mapping[str, Hit]:
         return {key: Hit(row, f"{self.name}:{line}") for key, line, row in self._of(keys)}
 
-    def upstreams(self) -> Iterable[Upstream]:
-        shadows = (row.shadow for row in self._rows if row.shadow)
-        return dict.fromkeys((*(row.upstream for row in self._rows), *shadows))
+    def listed(self) -> Iterable[Row]:
+        return self._rows
 
     def rows(self) -> Iterator[tuple[str, int, Row]]:
         """Key, line and row of all rows, as they stand in the file."""

@@ -11,7 +11,6 @@ from twisted.internet.interfaces import IReactorFromThreads
 from smtpproxy.deadlines import Deadlines, TimedOut
 from smtpproxy.routing.answers import Row
 from smtpproxy.routing.keyed import Hit, LookupFailed, Wrong
-from smtpproxy.routing.servers import Upstream
 from smtpproxy.routing.sql import names_of, row_of
 from smtpproxy.threads import Busy, Stopped, Threads, Wanted
 
@@ -81,7 +80,8 @@ class DatabaseTable(Generic[C]):
         self._deadlines = deadlines
         self._threads = Threads(reactor, str(database), threads, backlog, self._disconnect)
         self._own = local()  # each thread's connection
-        self._upstreams: Sequence[Upstream] = ()
+        self._listed: Sequence[Row] = ()
+        self._lists_all = False
 
     def __repr__(self) -> str:
         return f"<DatabaseTable {self._database}>"
@@ -92,14 +92,19 @@ class DatabaseTable(Generic[C]):
     async def find(self, keys: Sequence[str]) -> Mapping[str, Hit | Wrong]:
         return await self._limited(lambda c, wanted: self._hits(c, keys, wanted))
 
-    def upstreams(self) -> Iterable[Upstream]:
+    def listed(self) -> Iterable[Row]:
         """Those that `refresh` found last."""
-        return self._upstreams
+        return self._listed
+
+    @property
+    def lists_all(self) -> bool:
+        """There is a query for the upstreams, which had a last row."""
+        return self._lists_all
 
     async def refresh(self) -> None:
         """Learn the upstreams, where there is a query for them; raises `LookupFailed`."""
         if self._database.upstreams_query:
-            self._upstreams = await self._limited(self._listed)
+            self._listed, self._lists_all = await self._limited(self._list)
 
     async def check(self) -> None:
         """Try out what the configuration says; raises `LookupFailed` with what is wrong."""
@@ -165,12 +170,11 @@ class DatabaseTable(Generic[C]):
                 hits[key] = Wrong(f"{self._database}: {error}")
         return hits
 
-    def _listed(self, connection: C, wanted: Wanted) -> tuple[Upstream, ...]:
+    def _list(self, connection: C, wanted: Wanted) -> tuple[tuple[Row, ...], bool]:
+        """The rows of the query for upstreams, each once, and whether these are all."""
         query = self._database.upstreams_query
-        upstreams: dict[Upstream, None] = {}
-        for row in _rows(*self._database.select(connection, query, None, _MOST, wanted)):
-            upstreams.update(dict.fromkeys(filter(None, (row.upstream, row.shadow))))
-        return tuple(upstreams)
+        columns, rows = self._database.select(connection, query, None, _MOST, wanted)
+        return tuple(dict.fromkeys(_rows(columns, rows))), len(rows) < _MOST
 
 
 def _rows(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[Row]:

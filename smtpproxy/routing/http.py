@@ -27,7 +27,6 @@ from smtpproxy.routing.answers import (
 )
 from smtpproxy.routing.http_client import Response, WebService
 from smtpproxy.routing.http_url import Url
-from smtpproxy.routing.servers import Upstream
 
 TIMEOUT = 5.0
 """Seconds for a look-up: to wait for a free connection, to connect, to ask, and to read."""
@@ -65,6 +64,8 @@ class HttpMapping:
     All that goes wrong, and an answer not there in time, is `TryAgain`.  `context`, of
     `tls.client_context`, is needed for https, whose certificate must always verify.
     """
+
+    lists_all = False
 
     def __init__(
         self,
@@ -109,7 +110,7 @@ class HttpMapping:
             return Found(route) if said.is_for(question) else NoRoute((route,))
         return said or NoRoute()
 
-    def upstreams(self) -> Iterable[Upstream]:
+    def listed(self) -> Iterable[Row]:
         """None that it could name without being asked."""
         return ()
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from smtpproxy.routing.answers import Answer, Found, NoRoute, Question, Route, Row, TryAgain
-from smtpproxy.routing.servers import Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,11 @@ class Table(Protocol):
     async def find(self, keys: Sequence[str]) -> Mapping[str, Hit | Wrong]:
         """Those of `keys` that there is a row for; raises `LookupFailed`."""
 
-    def upstreams(self) -> Iterable[Upstream]:
+    def listed(self) -> Iterable[Row]:
+        """As in `Mapping`."""
+
+    @property
+    def lists_all(self) -> bool:
         """As in `Mapping`."""
 
 
@@ -89,5 +92,9 @@ class KeyedMapping:
                     passed.append(route)
         return NoRoute(tuple(passed))
 
-    def upstreams(self) -> Iterable[Upstream]:
-        return self.table.upstreams()
+    def listed(self) -> Iterable[Row]:
+        return self.table.listed()
+
+    @property
+    def lists_all(self) -> bool:
+        return self.table.lists_all

@@ -24,7 +24,6 @@ import regex
 from smtpproxy.faults import Fault, Faults
 from smtpproxy.routing.answers import Answer, Found, NoRoute, Question, Route, Row, TryAgain
 from smtpproxy.routing.csv import read_file
-from smtpproxy.routing.servers import Upstream
 
 MAX_ROWS = 1000
 """One look-up may have to try them all, at about 2 us each."""
@@ -74,9 +73,8 @@ class RegexTable:
             for pattern, line in read.lines.items()
         )
 
-    def upstreams(self) -> Iterable[Upstream]:
-        shadows = (each.row.shadow for each in self.rows if each.row.shadow)
-        return dict.fromkeys((*(each.row.upstream for each in self.rows), *shadows))
+    def listed(self) -> Iterable[Row]:
+        return dict.fromkeys(each.row for each in self.rows)
 
     def keys(self) -> Collection[str]:
         """The expressions, in their order."""
@@ -96,6 +94,8 @@ class RegexMapping:
     All rows together may take `budget` seconds of processor time; after it the answer is
     `TryAgain`, since an untried row might be the right one.
     """
+
+    lists_all = True
 
     def __init__(self, name: str, table: RegexTable, budget: float = BUDGET) -> None:
         self.name = name
@@ -127,8 +127,8 @@ class RegexMapping:
                     return TryAgain(_too_slow(self._budget, slowest, longest, key))
         return NoRoute(tuple(passed))
 
-    def upstreams(self) -> Iterable[Upstream]:
-        return self.table.upstreams()
+    def listed(self) -> Iterable[Row]:
+        return self.table.listed()
 
 
 def parse_expression(text: str) -> regex.Pattern[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from smtpproxy.mail import Client
-from smtpproxy.routing.answers import Answer, Found, Mapping, NoRoute, Question
+from smtpproxy.routing.answers import Answer, Found, Mapping, NoRoute, Question, Row
 from smtpproxy.routing.servers import Upstream
 from smtpproxy.smtp.paths import Path
 
@@ -27,6 +27,17 @@ class Explanation:
     question: Question
     steps: tuple[Step, ...]
     answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The upstreams that mail may go to, as far as mappings can list them; no shadows.
+
+    `unlisted` are the names of the mappings that may have others.
+    """
+
+    upstreams: tuple[Upstream, ...] = ()
+    unlisted: tuple[str, ...] = ()
 
 
 class Router:
@@ -74,10 +85,23 @@ class Router:
         """The chain, in order."""
         return self._mappings
 
+    def listing(self) -> Listing:
+        """The upstreams that get mail, each once, in the order of the mappings."""
+        rows = (row for mapping in self._mappings for row in mapping.listed())
+        return Listing(
+            tuple(dict.fromkeys(row.upstream for row in rows)),
+            tuple(mapping.name for mapping in self._mappings if not mapping.lists_all),
+        )
+
     def upstreams(self) -> tuple[Upstream, ...]:
-        """Each upstream that the mappings can list, once, in their order."""
-        known = (upstream for mapping in self._mappings for upstream in mapping.upstreams())
-        return tuple(dict.fromkeys(known))
+        """Each upstream that the mappings can list, once, shadows too."""
+        return upstreams_in(row for mapping in self._mappings for row in mapping.listed())
+
+
+def upstreams_in(rows: Iterable[Row]) -> tuple[Upstream, ...]:
+    """Each upstream that is named, once, shadows too."""
+    named = (each for row in rows for each in (row.upstream, row.shadow) if each is not None)
+    return tuple(dict.fromkeys(named))
 
 
 def _last(answers: list[Answer]) -> Answer:

@@ -11,7 +11,7 @@ from smtpproxy.routing.servers import Identity, Tls, Upstream, parse_servers
 
 # Every column but the key, with what it may hold.
 COLUMNS: Mapping[str, str] = {
-    "server": "host, host:port, several with commas between them, or mx:domain",
+    "server": "host, host:port, lmtp:host, unix:/path, mx:domain, or several with commas",
     "tls_verify": "true or false: must the certificate verify where TLS is offered",
     "tls": "none, may, encrypt or verify; in place of tls_verify",
     "identity": "auto, xclient, proxy1, proxy2, received or none",
@@ -27,7 +27,7 @@ _IDENTITY = {each.value: each for each in Identity}
 _Value = TypeVar("_Value")
 
 
-class BadRow(Exception):
+class BadRow(ValueError):
     """What is wrong with a row: column and sentence, of each fault."""
 
     def __init__(self, faults: list[tuple[str, str]]) -> None:
@@ -61,11 +61,14 @@ def parse_row(fields: Mapping[str, str]) -> Row:
         raise BadRow(faults)
     ways = tls or (Tls.OFFERED if tls_verify else Tls.MAY)
     identity = identity or Identity.AUTO
-    return Row(
-        Upstream(servers, ways, identity),
-        percent,
-        Upstream(shadow, ways, identity) if shadow else None,
-    )
+    try:
+        return Row(
+            Upstream(servers, ways, identity),
+            percent,
+            Upstream(shadow, ways, identity) if shadow else None,
+        )
+    except ValueError as error:
+        raise BadRow([("tls", str(error))]) from None
 
 
 def parse_truth(text: str) -> bool:

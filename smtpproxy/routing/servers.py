@@ -7,20 +7,23 @@ which they are talked to.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
 from smtpproxy.routing.keys import domain_key
 
 SMTP_PORT = 25
+LMTP_PORT = 24  # the one that IANA lists; RFC 2033 section 5 forbids 25
 
 _FORMS = "give host, host:port, [IPv6] or [IPv6]:port"
 _SERVER = re.compile(r"(?:\[(?P<ipv6>[^\]]*)\]|(?P<host>[^:\[\]]+))(?::(?P<port>[^:]*))?")
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"  # with underscores: container networks have such names
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _MAX_HOST = 253  # characters; RFC 1035 section 2.3.4, without the outermost dot
-_MX = "mx:"
+_MX, _LMTP, _UNIX = "mx:", "lmtp:", "unix:"
+_PATH = re.compile(r"/[A-Za-z0-9._:@+~/-]*[A-Za-z0-9._:@+~-]")
+_MAX_PATH = 107  # octets; sockaddr_un.sun_path of Linux without its NUL, unix(7)
 _MAX_WEIGHT = 1000
 
 
@@ -60,18 +63,30 @@ class Server:
     """One server, or with `mx` the hosts of the MX records of the domain `host`.
 
     `host` is as `parse_server` gives it.  `weight` is 0 where servers are tried in the
-    order in which they are written.
+    order in which they are written.  `lmtp`: it speaks LMTP (RFC 2033).  `path` is that of a
+    Unix socket, in place of host and port, which are "" and 0.
     """
 
     host: str
     port: int = SMTP_PORT
     mx: bool = False
     weight: int = 0
+    lmtp: bool = False
+    path: str = ""
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        kind = _MX if self.mx else _LMTP if self.lmtp else ""
         weight = f"*{self.weight}" if self.weight else ""
-        return f"{_MX if self.mx else ''}{host}:{self.port}{weight}"
+        return f"{kind}{self._where()}{weight}"
+
+    def _where(self) -> str:
+        if self.path:
+            return f"{_UNIX}{self.path}"
+        if ":" in self.host:
+            return f"[{self.host}]:{self.port}"
+        # A host may be called as one of our prefixes: then its dot tells it from one.
+        dot = "." * (f"{self.host}:" in (_MX, _LMTP, _UNIX))
+        return f"{self.host}{dot}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +97,15 @@ class Upstream:
     tls: Tls = Tls.OFFERED
     identity: Identity = Identity.AUTO
 
+    def __post_init__(self) -> None:
+        """Raises `ValueError` where the TLS asked for cannot be had of a server."""
+        for server in self.servers:
+            if server.path and self.tls is Tls.VERIFY:
+                raise ValueError(
+                    f"{server}: no certificate can be for a Unix socket; leave tls empty, which "
+                    "means in clear there, or give encrypt"
+                )
+
     def __str__(self) -> str:
         return ",".join(map(str, self.servers))
 
@@ -89,16 +113,17 @@ class Upstream:
 def parse_servers(text: str) -> tuple[Server, ...]:
     """One or more servers, with commas between them.
 
-    Each is as `parse_server` takes it, or `mx:domain`, and may end in `*` and a weight,
-    which then all of them must have.  Raises `ValueError`.
+    Each is as `parse_server` takes it, or `unix:/path`, or one of these two with `lmtp:` before
+    it, or `mx:domain`, and may end in `*` and a weight, which then all of them must have.
+    Raises `ValueError`.
     """
     servers = tuple(_server(part.strip()) for part in text.split(","))
     if len({bool(server.weight) for server in servers}) > 1:
         raise ValueError(f"{text!r}: give every server a weight, as in a:25*3,b:25*1, or none")
-    seen: set[tuple[str, int, bool]] = set()
+    seen: set[Server] = set()
     for server in servers:
-        where = server.host, server.port, server.mx
-        if where in seen:  # whatever the weights
+        where = replace(server, weight=0)
+        if where in seen:
             raise ValueError(f"{text!r}: {server} is there twice; keep one")
         seen.add(where)
     return servers
@@ -106,11 +131,61 @@ def parse_servers(text: str) -> tuple[Server, ...]:
 
 def _server(text: str) -> Server:
     text, star, weight = text.partition("*")
-    mx = text.lower().startswith(_MX)
-    host, port = parse_server(text[len(_MX) :] if mx else text)
-    if mx and (":" in host or host.replace(".", "").isdigit()):
+    server = _mx(text) or _lmtp(text) or _smtp(text)
+    return replace(server, weight=_weight(weight)) if star else server
+
+
+def _mx(text: str) -> Server | None:
+    domain = _behind(_MX, text)
+    if domain is None:
+        return None
+    host, port = parse_server(domain)
+    if ":" in host or host.replace(".", "").isdigit():
         raise ValueError(f"{text!r}: MX records belong to a domain; give mx:example.com")
-    return Server(host, port, mx, _weight(weight) if star else 0)
+    return Server(host, port, mx=True)
+
+
+def _lmtp(text: str) -> Server | None:
+    rest = _behind(_LMTP, text)
+    if rest is None:
+        return None
+    if _behind(_MX, rest) is not None:
+        raise ValueError(f"{text!r}: the hosts of MX records do not speak LMTP; name a host")
+    if rest.isdigit():
+        hint = "give lmtp:host:24, or lmtp.:24 for a host that is called lmtp"
+        raise ValueError(f"{text!r} has no host; {hint}")
+    server = _smtp(rest, LMTP_PORT)
+    if server.port == SMTP_PORT:  # RFC 2033 section 5
+        raise ValueError(f"{text!r}: LMTP is never on port 25; its own is {LMTP_PORT}")
+    return replace(server, lmtp=True)
+
+
+def _smtp(text: str, port: int = SMTP_PORT) -> Server:
+    path = _behind(_UNIX, text)
+    if path is None:
+        return Server(*parse_server(text, port))
+    return Server("", 0, path=_path(path))
+
+
+def _behind(prefix: str, text: str) -> str | None:
+    """What follows the prefix, None where it is not there."""
+    if not text.lower().startswith(prefix):
+        return None
+    return text[len(prefix) :].strip()
+
+
+def _path(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError(
+            f"{text!r} is no full path of a Unix socket; give unix:/run/dovecot/lmtp, say"
+        )
+    if len(text) > _MAX_PATH:
+        raise ValueError(f"{text!r}: the path of a Unix socket has at most {_MAX_PATH} octets")
+    if not _PATH.fullmatch(text):
+        raise ValueError(
+            f"{text!r}: the path of a Unix socket can have letters, digits and ._:@+~/- in it here"
+        )
+    return text
 
 
 def _weight(text: str) -> int:
@@ -119,23 +194,23 @@ def _weight(text: str) -> int:
     return int(text)
 
 
-def parse_server(text: str) -> tuple[str, int]:
+def parse_server(text: str, port: int = SMTP_PORT) -> tuple[str, int]:
     """Host and port of `host`, `host:port`, `[IPv6]`, `[IPv6]:port` or a bare IPv6 address.
 
     The host is lower-case, in ASCII (IDNA), without brackets and trailing dot; an IPv6
-    address is in its short form.  Without a port it is 25.  Raises `ValueError`, whose
-    text says what is wrong and what would be right.
+    address is in its short form.  Where `text` has no port, it is `port`.  Raises `ValueError`,
+    whose text says what is wrong and what would be right.
     """
     text = text.strip()
     if not text:
         raise ValueError(f"no server; {_FORMS}")
     if text.count(":") > 1 and not text.startswith("["):
-        return _ipv6(text), SMTP_PORT
+        return _ipv6(text), port
     match = _SERVER.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a server; {_FORMS}")
     host = _name(match["host"]) if match["ipv6"] is None else _ipv6(match["ipv6"])
-    return host, SMTP_PORT if match["port"] is None else _port(match["port"])
+    return host, port if match["port"] is None else _port(match["port"])
 
 
 def _ipv6(text: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from smtpproxy.routing.answers import Answer, Found, NoRoute, Question, Route, Row
-from smtpproxy.routing.servers import Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,7 @@ class StaticMapping:
 
     row: Row
     name: str = "static"
+    lists_all: ClassVar[bool] = True
 
     def keys(self, question: Question) -> tuple[str, ...]:
         return question.keys[:1]
@@ -29,5 +30,5 @@ class StaticMapping:
         route = Route(self.row, self.name, keys[0])
         return Found(route) if self.row.is_for(question) else NoRoute((route,))
 
-    def upstreams(self) -> Iterable[Upstream]:
-        return (self.row.upstream, *((self.row.shadow,) if self.row.shadow else ()))
+    def listed(self) -> Iterable[Row]:
+        return (self.row,)

@@ -9,11 +9,20 @@ know.
 from __future__ import annotations
 
 from collections import deque
+from enum import Enum, auto
 
-from smtpproxy.smtp.commands import Command, Verb
+from smtpproxy.smtp.commands import Bdat, Command, Verb
 from smtpproxy.smtp.errors import LocalProtocolError, ProtocolError
 from smtpproxy.smtp.replies import Reply, ReplyReader
 from smtpproxy.smtp.states import CLIENT, PIPELINED, State
+
+
+class _Owed(Enum):
+    """What a reply is owed for, besides a command."""
+
+    GREETING = auto()
+    MESSAGE = auto()  # its end: one for all recipients, or one of theirs
+    PRDR = auto()  # its end, where 353 means that one for each recipient follows, and one for all
 
 
 class ClientConnection:
@@ -22,13 +31,18 @@ class ClientConnection:
     def __init__(self) -> None:
         self.state = State.NEW
         self._reader = ReplyReader()
-        # What a reply is owed for: a verb; None for the greeting and for the end of data.
-        self._under_way: deque[Verb | None] = deque([None])
+        self._under_way: deque[Verb | _Owed] = deque([_Owed.GREETING])
+        self._recipients = 1  # that get a reply of their own after 353
 
     @property
     def quiet(self) -> bool:
         """Every reply came, and nothing besides."""
         return not self._under_way and self._reader.empty
+
+    @property
+    def owes_chunk(self) -> bool:
+        """The next reply is to a chunk that is not the last."""
+        return bool(self._under_way) and self._under_way[0] is Verb.BDAT
 
     def send(self, command: Command) -> bytes:
         """The bytes of `command`.
@@ -43,7 +57,7 @@ class ClientConnection:
         self._check_quiet()
         state = self.state
         for sent in self._under_way:
-            if sent not in PIPELINED:
+            if isinstance(sent, _Owed) or sent not in PIPELINED:
                 raise LocalProtocolError(f"{verb.value} before the reply to {sent}")
             state = CLIENT[state].get(sent, state)
         if verb not in CLIENT[state]:
@@ -66,11 +80,30 @@ class ClientConnection:
         self.next_reply()
         self._check_quiet()
 
-    def end_content(self) -> bytes:
-        """The final dot.  Only for a message that its sender ended."""
+    def end_content(self, recipients: int = 1, prdr: bool = False) -> bytes:
+        """The final dot.  Only for a message that its sender ended.
+
+        `recipients` is how many replies follow: 1, or with LMTP one for each recipient (RFC 2033
+        section 4.2).  With `prdr` that many come behind a 353, and one more for all of them.
+        """
         self.send_content(b"")
-        self._under_way.append(None)
+        self._owe(recipients, prdr)
         return b".\r\n"
+
+    def send_chunk(self, data: bytes) -> bytes:
+        """A part of the message behind a BDAT of its own; more of it is to follow."""
+        return self.send(Bdat(len(data), last=False)) + data
+
+    def end_chunks(self, data: bytes, recipients: int = 1, prdr: bool = False) -> bytes:
+        """The last part.  Only for a message that its sender ended; otherwise as `end_content`."""
+        command = self.send(Bdat(len(data), last=True))
+        self._under_way.pop()
+        self._owe(recipients, prdr)
+        return command + data
+
+    def _owe(self, recipients: int, prdr: bool) -> None:
+        self._recipients = recipients
+        self._under_way += [_Owed.PRDR] if prdr else [_Owed.MESSAGE] * recipients
 
     def receive(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -86,28 +119,34 @@ class ClientConnection:
             return None
         if not self._under_way:
             raise UnexpectedReply(reply)
-        verb = self._under_way.popleft()
+        owed = self._under_way.popleft()
         if reply.code == 421 or self.state is State.ENDED:
             self.state = State.ENDED  # and nothing brings it back, a 354 behind it neither
-        elif self.state is State.NEW:
-            self.state = State.GREETED if reply.success else State.ENDED
-        elif verb is None:  # the end of data
-            if 300 <= reply.code < 400:
-                raise ProtocolError(f"the end of data answered by {reply.code}")
-            self.state = State.READY
-        elif verb is Verb.DATA:
+        elif isinstance(owed, _Owed):
+            self._answered(owed, reply)
+        elif owed is Verb.DATA:
             if reply.code == 354:
                 self.state = State.CONTENT
             elif reply.positive:
                 raise ProtocolError(f"DATA answered by {reply.code}")
         elif reply.success:
-            self.state = CLIENT[self.state].get(verb, self.state)
+            self.state = CLIENT[self.state].get(owed, self.state)
         elif reply.positive:
-            raise ProtocolError(f"{verb.value} answered by {reply.code}")
-        if verb is Verb.STARTTLS and reply.success and self._reader.clear():
+            raise ProtocolError(f"{owed.value} answered by {reply.code}")
+        if owed is Verb.STARTTLS and reply.success and self._reader.clear():
             # RFC 3207 section 4.2; what came in plaintext is nobody's word.
             raise ProtocolError("plaintext after the reply to STARTTLS")
         return reply
+
+    def _answered(self, owed: _Owed, reply: Reply) -> None:
+        if owed is _Owed.GREETING:
+            self.state = State.GREETED if reply.success else State.ENDED
+        elif owed is _Owed.PRDR and reply.code == 353:
+            self._under_way += [_Owed.MESSAGE] * (self._recipients + 1)
+        elif 300 <= reply.code < 400:
+            raise ProtocolError(f"the end of data answered by {reply.code}")
+        else:
+            self.state = State.READY
 
     def _check_quiet(self) -> None:
         """What came before we said something answers nothing (a 421 before a close, or worse)."""

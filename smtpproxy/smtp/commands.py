@@ -26,6 +26,7 @@ class Verb(Enum):
 
     EHLO = "EHLO"
     HELO = "HELO"
+    LHLO = "LHLO"
     STARTTLS = "STARTTLS"
     XCLIENT = "XCLIENT"  # sent to upstreams, never taken from clients
     MAIL = "MAIL"
@@ -46,14 +47,15 @@ NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """EHLO, or HELO where `esmtp` is false, with the name the client gives itself."""
+    """EHLO, HELO, or LMTP's LHLO (RFC 2033), with the name the client gives itself."""
 
     name: str
-    esmtp: bool = True
+    verb: Verb = Verb.EHLO
 
     @property
-    def verb(self) -> Verb:
-        return Verb.EHLO if self.esmtp else Verb.HELO
+    def esmtp(self) -> bool:
+        """The reply names extensions."""
+        return self.verb is not Verb.HELO
 
     def encode(self) -> bytes:
         return f"{self.verb.value} {self.name}\r\n".encode()
@@ -169,7 +171,7 @@ def _hello(verb: Verb, argument: str) -> Hello:
     # are no domains.  It only has to be one printable word.
     if not _HELLO_NAME.fullmatch(argument):
         raise _BadArgument(f"Syntax: {verb.value} hostname")
-    return Hello(argument, esmtp=verb is Verb.EHLO)
+    return Hello(argument, verb)
 
 
 def _mail(verb: Verb, argument: str) -> Mail:
@@ -213,6 +215,7 @@ def _required(verb: Verb, argument: str) -> Plain:
 _PARSERS: Mapping[str, Callable[[Verb, str], Command]] = {
     "EHLO": _hello,
     "HELO": _hello,
+    "LHLO": _hello,
     "STARTTLS": _bare,
     "XCLIENT": _free,
     "MAIL": _mail,

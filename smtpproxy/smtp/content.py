@@ -25,16 +25,21 @@ class DataReader:
 
     `size` counts the octets of the message so far as RFC 1870 does: line ends in,
     stuffed dots out.  `bare` tells whether a bare CR or LF was met.  `ascii` tells
-    whether every octet had its eighth bit clear.
+    whether every octet had its eighth bit clear, `header_ascii` the same of the header section.
     """
 
     def __init__(self) -> None:
         # The line end of the DATA command counts: ". CRLF" at once is the empty message.
         self._held = b"\r\n"
         self._begun = False
+        self._header = HeaderSection()
         self.size = 0
         self.bare = False
         self.ascii = True
+
+    @property
+    def header_ascii(self) -> bool:
+        return self._header.ascii
 
     def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
         """The content that `data` completes, and what follows the end of data.
@@ -51,7 +56,7 @@ class DataReader:
         else:
             content, held = data, b""
         self._held = held
-        if _has_bare_line_end(content) or (held and content.endswith((b"\n.", b"\r."))):
+        if has_bare_line_end(content) or (held and content.endswith((b"\n.", b"\r."))):
             self.bare = True
             content = _mend(content, held[:1])
         self.ascii = self.ascii and content.isascii()
@@ -60,10 +65,32 @@ class DataReader:
             self._begun = True
             self.size -= 2
             content = content[2:]  # that line end was the command's
+        self._header.feed(content)
         return content, rest
 
 
-def _has_bare_line_end(content: bytes) -> bool:
+class HeaderSection:
+    """The header section of content that comes in parts: all up to the first empty line.
+
+    Tells whether every octet of it had its eighth bit clear, as it has to where SMTPUTF8 is
+    not in use (RFC 6532).  The body is not looked at.
+    """
+
+    def __init__(self) -> None:
+        self.ascii = True
+        self._before: bytes | None = b"\r\n"  # the last octets; None once the section has ended
+
+    def feed(self, content: bytes) -> None:
+        if self._before is None:
+            return
+        content = self._before + content
+        end = content.find(b"\r\n\r\n")
+        self._before = content[-3:] if end < 0 else None
+        self.ascii = self.ascii and (content if end < 0 else content[:end]).isascii()
+
+
+def has_bare_line_end(content: bytes) -> bool:
+    """A CR without its LF, or an LF without its CR, is in `content`."""
     pairs = content.count(b"\r\n")
     return content.count(b"\r") != pairs or content.count(b"\n") != pairs
 
@@ -76,19 +103,3 @@ def _mend(content: bytes, following: bytes) -> bytes:
     """
     stuffed = _LONE_DOT.sub(b"..", content + following)
     return _LINE_END.sub(b"\r\n", stuffed[: len(stuffed) - len(following)])
-
-
-class ChunkSkipper:
-    """Counts off the octets of a BDAT chunk that is refused, so that they never run as commands."""
-
-    def __init__(self, size: int) -> None:
-        self._left = size
-
-    def feed(self, data: bytes) -> bytes | None:
-        """What follows the chunk; None as long as it goes on."""
-        if len(data) < self._left:
-            self._left -= len(data)
-            return None
-        rest = data[self._left :]
-        self._left = 0
-        return rest

@@ -7,17 +7,22 @@ answered, so replies leave in the order of the commands, whatever takes long.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
+from smtpproxy.smtp.chunks import ChunkReader, ChunkSkipper
 from smtpproxy.smtp.commands import (
     MAX_COMMAND_LINE,
     BadCommand,
     Bdat,
     Command,
+    Mail,
+    Plain,
+    Rcpt,
     Verb,
     parse_command,
 )
-from smtpproxy.smtp.content import ChunkSkipper, DataReader
+from smtpproxy.smtp.content import DataReader
 from smtpproxy.smtp.errors import LocalProtocolError
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.smtp.states import SERVER, State
@@ -36,34 +41,63 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A part of the message, safe to send on as it is (see `DataReader`), and the octets so far."""
+    """A part of the message, safe to send on as it is, and the octets so far.
+
+    After DATA it is dot-stuffed (see `DataReader`), after BDAT it is not (see `ChunkReader`).
+    """
 
     data: bytes
     size: int
 
 
 @dataclass(frozen=True, slots=True)
+class EndOfChunk:
+    """The end of a BDAT chunk that is not the last; a reply is owed for it."""
+
+
+@dataclass(frozen=True, slots=True)
 class EndOfContent:
-    """The end of data was met: `size` in octets (RFC 1870), whether all had the eighth bit clear,
-    and whether a bare CR or LF was met."""
+    """The end of the message was met: `size` in octets (RFC 1870), whether all of them, and all
+    of its header, had the eighth bit clear, and whether a bare CR or LF was met."""
 
     size: int
     ascii: bool
     bare: bool
+    header_ascii: bool = True
 
 
-Event = Command | Refusal | Content | EndOfContent
+Event = Command | Refusal | Content | EndOfChunk | EndOfContent
+
+# Commands looked at ahead: each is looked at again for every one before it.
+MOST_AHEAD = 100
+
+_DATA = Plain(Verb.DATA)
+_HELLOS = frozenset({Verb.EHLO, Verb.HELO})
+_LMTP_HELLOS = frozenset({Verb.LHLO})
+_WRONG_HELLO = Reply.of(500, "5.5.1", "This is an SMTP server; send EHLO")
+_WRONG_LMTP_HELLO = Reply.of(500, "5.5.1", "This is an LMTP server; send LHLO")
+_NO_CHUNKING = Reply.of(502, "5.5.1", "CHUNKING is not offered")
+_NO_LMTP_RECIPIENTS = Reply.of(503, "5.5.1", "No valid recipients")  # RFC 2033 section 4.2
 
 
 class ServerConnection:
-    """One client's connection, seen from the server."""
+    """One client's connection, seen from the server.
 
-    def __init__(self) -> None:
+    `chunking` tells whether BDAT is taken (RFC 3030).
+    """
+
+    def __init__(self, lmtp: bool = False) -> None:
         self.state = State.NEW
+        self.chunking = False
+        self._lmtp = lmtp
         self._buffer = bytearray()
         self._searched = 0
         self._overlong = False
-        self._reader: DataReader | None = None
+        self._ahead: deque[tuple[int, Command]] = deque()  # read already, with their octets
+        self._reader: DataReader | ChunkReader | None = None  # while inside content
+        self._chunks: ChunkReader | None = None  # of the message under way
+        self._binary = False
+        self._last_chunk = True
         self._skipper: ChunkSkipper | None = None
         self._unanswered: Verb | None = None
         self._pending: Event | None = None  # given out next, once a chunk before it is skipped
@@ -89,16 +123,16 @@ class ServerConnection:
             return event
         if self._unanswered is not None or self.state not in SERVER:
             return None
-        line = self._next_line()
-        if line is None or isinstance(line, Refusal):
-            return line
-        try:
-            command = parse_command(line)
-        except BadCommand as bad:
-            return Refusal(bad.verb, bad.reply)
-        answer = SERVER[self.state][command.verb]
+        command = self._next_command()
+        if command is None or isinstance(command, Refusal):
+            return command
+        answer = self._answer(command)
         if isinstance(answer, State):
             self._unanswered = command.verb
+            if isinstance(command, Mail):
+                self._binary = command.parameters.get("BODY", "").upper() == "BINARYMIME"
+            elif isinstance(command, Bdat):
+                self._begin_chunk(command)
             return command
         refusal = Refusal(command.verb.value, answer)
         if isinstance(command, Bdat):
@@ -107,11 +141,39 @@ class ServerConnection:
             return self.next_event()
         return refusal
 
+    def ahead(self) -> list[Command]:
+        """The RCPTs behind the RCPT given out last, and a DATA behind them (RFC 2920).
+
+        They have arrived, and will be given out next, one by one, the DATA unless no recipient is
+        accepted.  Before the answer to any other command there are none: what follows may yet be
+        content.
+        """
+        if self._unanswered is not Verb.RCPT:
+            return []
+        place = sum(octets for octets, _ in self._ahead)
+        while len(self._ahead) < MOST_AHEAD and (
+            not self._ahead or isinstance(self._ahead[-1][1], Rcpt)
+        ):
+            end = self._buffer.find(b"\r\n", place, place + MAX_COMMAND_LINE)
+            line = bytes(self._buffer[place:end])
+            if end < 0:
+                break
+            try:
+                command = parse_command(line)
+            except BadCommand:
+                break
+            if not (isinstance(command, Rcpt) or command == _DATA):
+                break
+            self._ahead.append((end + 2 - place, command))
+            place = end + 2
+        return [command for _, command in self._ahead]
+
     def reply(self, reply: Reply) -> bytes:
         """The bytes of `reply` to what was given out last, or of the greeting; moves the state.
 
         Refusals change nothing.  A 421 ends the connection (RFC 5321 3.8), as a refused greeting
         does; a 220 to STARTTLS throws away what the client sent behind it (RFC 3207 section 4.2).
+        A chunk that is refused ends the transaction (RFC 3030 section 2).
         """
         verb, self._unanswered = self._unanswered, None
         if self.state is State.NEW:
@@ -119,13 +181,14 @@ class ServerConnection:
         elif reply.code == 421:
             self.state = State.ENDED
         elif self.state is State.CONTENT:
-            if self._reader is not None or self._pending is not None:
-                raise LocalProtocolError("a reply before the end of data")
-            self.state = State.READY
+            self._check_content_ended()
+            more = reply.success and not self._last_chunk
+            self.state = State.CHUNKS if more else State.READY
         elif verb is Verb.DATA:
             if reply.code == 354:
                 self.state = State.CONTENT
                 self._reader = DataReader()
+                self._last_chunk = True
         elif verb is not None and reply.success:
             following = SERVER[self.state][verb]
             assert isinstance(following, State)
@@ -133,7 +196,53 @@ class ServerConnection:
             if verb is Verb.STARTTLS:
                 self._buffer.clear()
                 self._searched = 0
+        if self.state is not State.CHUNKS:
+            self._chunks = None
         return reply.encode()
+
+    def interim(self, reply: Reply) -> bytes:
+        """The bytes of one of several replies to the end of a message, but for the last one."""
+        self._check_content_ended()
+        return reply.encode()
+
+    def _check_content_ended(self) -> None:
+        if self.state is not State.CONTENT or self._reader is not None or self._pending is not None:
+            raise LocalProtocolError("a reply before the end of data")
+
+    def _next_command(self) -> Command | Refusal | None:
+        if self._ahead:
+            octets, command = self._ahead.popleft()
+            del self._buffer[:octets]
+            self._searched = 0
+            return command
+        line = self._next_line()
+        if line is None or isinstance(line, Refusal):
+            return line
+        try:
+            return parse_command(line)
+        except BadCommand as bad:
+            return Refusal(bad.verb, bad.reply)
+
+    def _answer(self, command: Command) -> State | Reply:
+        """The state that the command leads to, or the reply that refuses it."""
+        verb = command.verb
+        if self._lmtp and verb in _HELLOS:
+            return _WRONG_LMTP_HELLO
+        if not self._lmtp and verb in _LMTP_HELLOS:
+            return _WRONG_HELLO
+        if verb is Verb.BDAT and not self.chunking:
+            return _NO_CHUNKING
+        if self._lmtp and verb in (Verb.DATA, Verb.BDAT) and self.state is State.SENDER:
+            return _NO_LMTP_RECIPIENTS
+        return SERVER[self.state][verb]
+
+    def _begin_chunk(self, command: Bdat) -> None:
+        if self._chunks is None:
+            self._chunks = ChunkReader(self._binary)
+        self._chunks.begin(command.size, command.last)
+        self._reader = self._chunks
+        self._last_chunk = command.last
+        self.state = State.CONTENT
 
     def _next_line(self) -> bytes | Refusal | None:
         """The next command line without its CRLF.
@@ -159,19 +268,24 @@ class ServerConnection:
             return Refusal("", Reply.of(500, "5.5.2", "Lines end in CR LF"))
         return line[:-1]
 
-    def _next_content(self, reader: DataReader) -> Content | EndOfContent | None:
-        if not self._buffer:
+    def _next_content(
+        self, reader: DataReader | ChunkReader
+    ) -> Content | EndOfChunk | EndOfContent | None:
+        if not self._buffer and isinstance(reader, DataReader):  # a chunk may be empty
             return None
         data, rest = reader.feed(bytes(self._buffer))
         self._buffer.clear()
-        if rest is not None:
-            self._buffer += rest
-            self._reader = None
-            end = EndOfContent(reader.size, reader.ascii, reader.bare)
-            if not data:
-                return end
-            self._pending = end
-        return Content(data, reader.size) if data else None
+        if rest is None:
+            return Content(data, reader.size) if data else None
+        self._buffer += rest
+        self._reader = None
+        end: EndOfChunk | EndOfContent = EndOfChunk()
+        if self._last_chunk:
+            end = EndOfContent(reader.size, reader.ascii, reader.bare, reader.header_ascii)
+        if not data:
+            return end
+        self._pending = end
+        return Content(data, reader.size)
 
     def _skip(self, skipper: ChunkSkipper) -> bool:
         rest = skipper.feed(bytes(self._buffer))

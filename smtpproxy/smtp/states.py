@@ -22,6 +22,7 @@ class State(Enum):
     SENDER = "after MAIL"
     RECIPIENTS = "after an accepted RCPT"
     CONTENT = "inside the content"
+    CHUNKS = "between two chunks"
     ENDED = "after QUIT, or broken"
 
 
@@ -30,6 +31,7 @@ _MAIL_FIRST = Reply.of(503, "5.5.1", "Send MAIL first")
 _NESTED = Reply.of(503, "5.5.1", "A transaction is under way; send RSET to leave it")
 _NO_RECIPIENTS = Reply.of(554, "5.5.1", "No valid recipients")
 _NOT_IMPLEMENTED = Reply.of(502, "5.5.1", "Command not implemented")
+_CHUNKED = Reply.of(503, "5.5.1", "The message goes on with BDAT; send RSET to leave it")
 _NO_AUTH = Reply.of(503, "5.5.1", "Authentication is not enabled here")
 
 _S = State
@@ -40,12 +42,13 @@ SERVER: Mapping[State, Mapping[Verb, State | Reply]] = {
     _S.GREETED: {
         _V.EHLO: _S.READY,
         _V.HELO: _S.READY,
+        _V.LHLO: _S.READY,
         _V.STARTTLS: _S.GREETED,
         _V.XCLIENT: _NOT_IMPLEMENTED,
         _V.MAIL: _HELLO_FIRST,
         _V.RCPT: _HELLO_FIRST,
         _V.DATA: _HELLO_FIRST,
-        _V.BDAT: _NOT_IMPLEMENTED,
+        _V.BDAT: _HELLO_FIRST,
         _V.RSET: _S.GREETED,
         _V.NOOP: _S.GREETED,
         _V.VRFY: _S.GREETED,
@@ -57,12 +60,13 @@ SERVER: Mapping[State, Mapping[Verb, State | Reply]] = {
     _S.READY: {
         _V.EHLO: _S.READY,
         _V.HELO: _S.READY,
+        _V.LHLO: _S.READY,
         _V.STARTTLS: _S.GREETED,
         _V.XCLIENT: _NOT_IMPLEMENTED,
         _V.MAIL: _S.SENDER,
         _V.RCPT: _MAIL_FIRST,
         _V.DATA: _MAIL_FIRST,
-        _V.BDAT: _NOT_IMPLEMENTED,
+        _V.BDAT: _MAIL_FIRST,
         _V.RSET: _S.READY,
         _V.NOOP: _S.READY,
         _V.VRFY: _S.READY,
@@ -74,12 +78,13 @@ SERVER: Mapping[State, Mapping[Verb, State | Reply]] = {
     _S.SENDER: {
         _V.EHLO: _S.READY,
         _V.HELO: _S.READY,
+        _V.LHLO: _S.READY,
         _V.STARTTLS: _NESTED,
         _V.XCLIENT: _NOT_IMPLEMENTED,
         _V.MAIL: _NESTED,
         _V.RCPT: _S.RECIPIENTS,
         _V.DATA: _NO_RECIPIENTS,
-        _V.BDAT: _NOT_IMPLEMENTED,
+        _V.BDAT: _NO_RECIPIENTS,
         _V.RSET: _S.READY,
         _V.NOOP: _S.SENDER,
         _V.VRFY: _S.SENDER,
@@ -91,12 +96,13 @@ SERVER: Mapping[State, Mapping[Verb, State | Reply]] = {
     _S.RECIPIENTS: {
         _V.EHLO: _S.READY,
         _V.HELO: _S.READY,
+        _V.LHLO: _S.READY,
         _V.STARTTLS: _NESTED,
         _V.XCLIENT: _NOT_IMPLEMENTED,
         _V.MAIL: _NESTED,
         _V.RCPT: _S.RECIPIENTS,
         _V.DATA: _S.CONTENT,
-        _V.BDAT: _NOT_IMPLEMENTED,
+        _V.BDAT: _S.CONTENT,
         _V.RSET: _S.READY,
         _V.NOOP: _S.RECIPIENTS,
         _V.VRFY: _S.RECIPIENTS,
@@ -105,16 +111,35 @@ SERVER: Mapping[State, Mapping[Verb, State | Reply]] = {
         _V.AUTH: _NO_AUTH,
         _V.QUIT: _S.ENDED,
     },
+    _S.CHUNKS: {
+        _V.EHLO: _S.READY,
+        _V.HELO: _S.READY,
+        _V.LHLO: _S.READY,
+        _V.STARTTLS: _NESTED,
+        _V.XCLIENT: _NOT_IMPLEMENTED,
+        _V.MAIL: _NESTED,
+        _V.RCPT: _CHUNKED,
+        _V.DATA: _CHUNKED,
+        _V.BDAT: _S.CONTENT,
+        _V.RSET: _S.READY,
+        _V.NOOP: _S.CHUNKS,
+        _V.VRFY: _S.CHUNKS,
+        _V.EXPN: _S.CHUNKS,
+        _V.HELP: _S.CHUNKS,
+        _V.AUTH: _NO_AUTH,
+        _V.QUIT: _S.ENDED,
+    },
 }
 
 # What a client may send; what a state does not list is never sent there.  Above all,
 # inside the content there is nothing to say but content and its end: a QUIT there would be
-# a line of the message, and a final dot would deliver half of it.
+# a line of the message, and a final dot, or a last chunk, would deliver half of it.
 CLIENT: Mapping[State, Mapping[Verb, State]] = {
     _S.NEW: {},
     _S.GREETED: {
         _V.EHLO: _S.READY,
         _V.HELO: _S.READY,
+        _V.LHLO: _S.READY,
         _V.XCLIENT: _S.GREETED,
         _V.NOOP: _S.GREETED,
         _V.QUIT: _S.ENDED,
@@ -122,6 +147,7 @@ CLIENT: Mapping[State, Mapping[Verb, State]] = {
     _S.READY: {
         _V.EHLO: _S.READY,
         _V.HELO: _S.READY,
+        _V.LHLO: _S.READY,
         _V.STARTTLS: _S.GREETED,
         _V.XCLIENT: _S.GREETED,
         _V.MAIL: _S.SENDER,
@@ -144,6 +170,7 @@ CLIENT: Mapping[State, Mapping[Verb, State]] = {
     _S.RECIPIENTS: {
         _V.RCPT: _S.RECIPIENTS,
         _V.DATA: _S.CONTENT,
+        _V.BDAT: _S.CHUNKS,
         _V.RSET: _S.READY,
         _V.NOOP: _S.RECIPIENTS,
         _V.VRFY: _S.RECIPIENTS,
@@ -152,8 +179,12 @@ CLIENT: Mapping[State, Mapping[Verb, State]] = {
         _V.QUIT: _S.ENDED,
     },
     _S.CONTENT: {},
+    _S.CHUNKS: {
+        _V.BDAT: _S.CHUNKS,
+    },
     _S.ENDED: {},
 }
 
-# The commands behind which others may be sent before their reply came (RFC 2920 section 3.1).
-PIPELINED = frozenset({_V.MAIL, _V.RCPT, _V.RSET})
+# The commands behind which others may be sent before their reply came (RFC 2920
+# section 3.1, RFC 3030 section 2).
+PIPELINED = frozenset({_V.MAIL, _V.RCPT, _V.RSET, _V.BDAT})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from smtpproxy.upstream.agreement import Agreement
 from smtpproxy.upstream.connection import Connection
-from smtpproxy.upstream.connector import Connector, Dial
-from smtpproxy.upstream.dial import TcpDial
+from smtpproxy.upstream.connector import Connector, Dial, Heard
+from smtpproxy.upstream.dial import ReactorDial
 from smtpproxy.upstream.errors import (
     BROKEN_REPLY,
     Broken,
+    ChunkRefused,
     ClientRefused,
     EarlyReply,
     GreetingRefused,
@@ -20,24 +22,34 @@ from smtpproxy.upstream.errors import (
     UpstreamError,
 )
 from smtpproxy.upstream.handshake import Caller, Manners
+from smtpproxy.upstream.learnt import Learnt
+from smtpproxy.upstream.pool import Pool, PoolLimits
+from smtpproxy.upstream.survey import Survey
 
 __all__ = [
     "BROKEN_REPLY",
+    "Agreement",
     "Broken",
     "Caller",
+    "ChunkRefused",
     "ClientRefused",
     "Connection",
     "Connector",
     "Dial",
     "EarlyReply",
     "GreetingRefused",
+    "Heard",
     "InDoubt",
+    "Learnt",
     "Manners",
     "NotEncrypted",
     "NotIntroduced",
     "NotVerified",
     "Ourselves",
-    "TcpDial",
+    "Pool",
+    "PoolLimits",
+    "ReactorDial",
+    "Survey",
     "Unreachable",
     "UpstreamError",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 from OpenSSL import SSL
@@ -9,6 +10,7 @@ from twisted.internet.defer import Deferred
 
 from smtpproxy.deadlines import TimedOut
 from smtpproxy.events import Tls
+from smtpproxy.mail import Client
 from smtpproxy.routing import Server, Upstream
 from smtpproxy.smtp.client import ClientConnection, UnexpectedReply
 from smtpproxy.smtp.commands import Command, Plain, Verb
@@ -17,7 +19,7 @@ from smtpproxy.smtp.extensions import Extensions
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.smtp.states import State
 from smtpproxy.stream import Disconnected, Stream
-from smtpproxy.upstream.errors import Broken, EarlyReply, InDoubt
+from smtpproxy.upstream.errors import Broken, ChunkRefused, EarlyReply, InDoubt
 
 QUIT_TIME = 5.0  # seconds that an upstream has to answer QUIT
 
@@ -40,6 +42,10 @@ class Connection:
         self.extensions = Extensions()
         self.tls: Tls | None = None
         self.transactions = 0  # begun on it
+        self.told: Client | None = None  # whose mail it is for; None where it was not told
+        self.first_choice = True  # no address before it was no use
+        self.since = stream.seconds()
+        self.kept = False  # it has waited for somebody to use it
         self._broken: str = ""
 
     def __repr__(self) -> str:
@@ -64,9 +70,23 @@ class Connection:
         """Usable, and nothing came that no command asked for."""
         return not self.broken and self._core.quiet and not self._stream.unread
 
+    @property
+    def may_be_stale(self) -> bool:
+        """The upstream may have closed it in the meantime, without our having seen it yet."""
+        return self.kept or self.transactions > 0
+
+    @property
+    def used_up(self) -> bool:
+        """It has carried as many transactions as the upstream wants (RFC 9422 section 4.1)."""
+        return self.transactions >= self.extensions.limits.get("MAILMAX", self.transactions + 1)
+
     def preface(self, data: bytes) -> None:
         """Send what stands in front of all SMTP, as the PROXY protocol's header does."""
         self._stream.write(data)
+
+    def on_lost(self, callback: Callable[[], object]) -> None:
+        """Have `callback` called when the connection is gone."""
+        self._stream.on_lost = callback
 
     async def ask(self, command: Command, seconds: float) -> Reply:
         """Send `command` and wait for its reply, at most `seconds`."""
@@ -116,15 +136,54 @@ class Connection:
             self._check_early()
             raise self._break(f"the upstream took no content for {seconds:g} s") from error
 
-    async def end_content(self, seconds: float) -> Reply:
-        """Send the final dot, and wait for what the upstream says of the message.
+    async def chunk(self, data: bytes, seconds: float) -> None:
+        """Send a part of the message as a BDAT chunk of its own, and wait as `content` does.
 
-        Raises `InDoubt` where the dot was sent and no answer came, `EarlyReply` as `content`.
+        Raises `ChunkRefused` where it, or one before it, was refused.
+        """
+        self._check_chunks()
+        try:
+            self._stream.write(self._core.send_chunk(data))
+        except ProtocolError as error:
+            raise self._break(str(error)) from error
+        if "PIPELINING" not in self.extensions:  # RFC 3030 section 2
+            self._check_chunk(await self.reply(seconds))
+        try:
+            await self._stream.drain(seconds)
+        except Disconnected as error:
+            self._check_chunks()
+            raise self._break(f"the upstream closed the connection: {error}") from error
+        except TimedOut as error:
+            raise self._break(f"the upstream took no content for {seconds:g} s") from error
+        self._check_chunks()
+
+    def end_content(self, recipients: int = 1, prdr: bool = False) -> None:
+        """Send the final dot; `final_reply` gives what comes of it (see `ClientConnection`).
+
+        Raises `EarlyReply` as `content`.
         """
         self._check_early()
-        self._stream.write(self._core.end_content())
+        self._stream.write(self._core.end_content(recipients, prdr))
+
+    def end_chunks(self, data: bytes, recipients: int = 1, prdr: bool = False) -> None:
+        """Send the last chunk; otherwise as `end_content`."""
+        self._check_chunks()
         try:
+            self._stream.write(self._core.end_chunks(data, recipients, prdr))
+        except ProtocolError as error:
+            raise self._break(str(error)) from error
+
+    async def final_reply(self, seconds: float) -> Reply:
+        """The next reply to the end of the message.
+
+        Raises `InDoubt` where none comes, `ChunkRefused` where a chunk before it was refused.
+        """
+        try:
+            while self._core.owes_chunk:
+                self._check_chunk(await self.reply(seconds))
             return await self.reply(seconds)
+        except ChunkRefused:
+            raise
         except Broken as error:
             raise InDoubt(str(error)) from error
 
@@ -144,7 +203,7 @@ class Connection:
 
         Inside a message, where QUIT would be content, the connection is cut instead.
         """
-        if not self.idle or self.state in (State.NEW, State.CONTENT):
+        if not self.idle or self.state in (State.NEW, State.CONTENT, State.CHUNKS):
             self.abort()
             return None
         try:
@@ -188,6 +247,23 @@ class Connection:
             raise self._break(str(error)) from error
         if self.broken:
             raise Broken(self.broken)
+
+    def _check_chunks(self) -> None:
+        """Raise `ChunkRefused` where the replies to chunks that have come by now refuse one."""
+        if not self._broken and self._stream.unread:  # it may have refused one, and closed
+            self._core.receive(self._stream.take())
+        try:
+            while self._core.owes_chunk and (reply := self._core.next_reply()):
+                self._check_chunk(reply)
+        except ProtocolError as error:
+            raise self._break(str(error)) from error
+        if self.broken:
+            raise Broken(self.broken)
+
+    def _check_chunk(self, reply: Reply) -> None:
+        if not reply.success:
+            self._break(f"it refused a part of the message: {reply}")
+            raise ChunkRefused(reply)
 
     def _break(self, reason: str) -> Broken:
         self._broken = self._broken or reason

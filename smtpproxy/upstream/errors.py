@@ -104,6 +104,14 @@ class EarlyReply(Broken):
         self.reply = reply
 
 
+class ChunkRefused(Broken):
+    """It refused a BDAT chunk, and with it the message; the connection was cut for it."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(f"it refused a part of the message: {reply}")
+        self.reply = reply
+
+
 class InDoubt(Broken):
     """The final dot was sent and no answer came: nobody knows whether the message was taken."""
 

@@ -1,7 +1,7 @@
 """From a fresh connection to one that is ready for MAIL.
 
 Greeting, EHLO, STARTTLS, EHLO, XCLIENT, EHLO: each may end it, with a different meaning
-for the client (see `errors`).
+for the client (see `errors`).  To an LMTP server LHLO is said in place of each EHLO.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ async def announce(connection: Connection, caller: Caller, manners: Manners) -> 
     ends = (peer.address, peer.port), (peer.local_address, peer.local_port)
     header = proxy_header.version1 if identity is Identity.PROXY1 else proxy_header.version2
     connection.preface(header(*ends))
-    return replace(manners, domain=(await caller.identify(False)).helo)
+    connection.told = await caller.identify(False)
+    return replace(manners, domain=connection.told.helo)
 
 
 async def greet(connection: Connection, manners: Manners) -> Reply:
@@ -86,27 +87,38 @@ async def greet(connection: Connection, manners: Manners) -> Reply:
 
 
 async def hello(connection: Connection, manners: Manners) -> None:
-    """Say EHLO, or HELO where that is refused (RFC 5321 3.2), and learn the extensions."""
-    reply = await connection.ask(Hello(manners.domain), manners.reply_time)
+    """Say EHLO, or HELO where that is refused (RFC 5321 3.2), and learn the extensions.
+
+    LMTP has LHLO for both (RFC 2033 section 4.1).
+    """
+    reply = await connection.ask(_hello(connection, manners.domain), manners.reply_time)
     if reply.success:
         connection.extensions = Extensions.of(reply)
         return
-    if reply.permanent:
-        reply = await connection.ask(Hello(manners.domain, esmtp=False), manners.reply_time)
+    if reply.permanent and not connection.server.lmtp:
+        reply = await connection.ask(Hello(manners.domain, Verb.HELO), manners.reply_time)
     connection.extensions = Extensions()
     if not reply.success:
         raise GreetingRefused(reply)
 
 
+def _hello(connection: Connection, name: str, esmtp: bool = True) -> Hello:
+    """`name` introduced as the server wants it, which with LMTP leaves no choice."""
+    if connection.server.lmtp:
+        return Hello(name, Verb.LHLO)
+    return Hello(name, Verb.EHLO if esmtp else Verb.HELO)
+
+
 async def secure(connection: Connection, manners: Manners) -> None:
-    """STARTTLS where it is offered, then EHLO again.
+    """STARTTLS where it is offered, then EHLO again; on a Unix socket only where it must be.
 
     Raises `NotVerified` where the certificate must verify and does not, or cannot for want
     of TLS behind the offer, `NotEncrypted` where there must be TLS and is none; `TlsFailed` where
     that need not be, and a new connection in clear may do.
     """
     wanted = connection.upstream.tls
-    if wanted is Tls.NONE:
+    # What goes through a Unix socket stays on this host, and no certificate is for a path.
+    if wanted is Tls.NONE or (connection.server.path and not wanted.required):
         return
     if "STARTTLS" not in connection.extensions:
         if wanted.required:
@@ -138,7 +150,7 @@ def _without_tls(wanted: Tls) -> type[Exception]:
 
 
 async def introduce(connection: Connection, caller: Caller, manners: Manners) -> None:
-    """XCLIENT where it is offered, then the client's own EHLO or HELO.
+    """XCLIENT where it is offered, then the client's own EHLO or HELO, or its name in LHLO.
 
     Raises `ClientRefused` where the upstream does not want that client, `NotIntroduced`
     where it does not take XCLIENT and must.
@@ -157,6 +169,7 @@ async def introduce(connection: Connection, caller: Caller, manners: Manners) ->
         if identity is Identity.XCLIENT:
             raise NotIntroduced
         return
+    connection.told = client
     for line in lines:
         connection.send_raw((Verb.XCLIENT, line))
         reply = await connection.reply(manners.reply_time)
@@ -165,11 +178,12 @@ async def introduce(connection: Connection, caller: Caller, manners: Manners) ->
         if not reply.success:
             raise ClientRefused(reply)
     # The client's own words: what stands here is what the upstream takes for its HELO.
-    reply = await connection.ask(Hello(client.helo, client.esmtp), manners.reply_time)
+    said = _hello(connection, client.helo, client.esmtp)
+    reply = await connection.ask(said, manners.reply_time)
     if not reply.success:
         raise ClientRefused(reply)
     # After HELO nothing is announced any more: least of all PIPELINING.
-    connection.extensions = Extensions.of(reply) if client.esmtp else Extensions()
+    connection.extensions = Extensions.of(reply) if said.esmtp else Extensions()
 
 
 def attributes(client: Client) -> dict[str, str]:

@@ -56,10 +56,13 @@ from smtpproxy.routing import (
     Tls,
     Upstream,
 )
+from smtpproxy.smtp.extensions import Extensions
+from smtpproxy.smtp.replies import Reply
 from smtpproxy.stream import Disconnected, Stream
-from smtpproxy.upstream import Connector, Manners
+from smtpproxy.upstream import Connector, Heard, Manners, Pool, PoolLimits
 
 CLIENT = Peer("192.0.2.9", 40000, "198.51.100.1", 25)
+KEEPS_NONE = PoolLimits(idle=0.0, age=60.0, uses=10, each=5)
 DRAIN_TIME = 30.0  # seconds that a stop may take
 NOW = 1795157062.0  # seconds since 1970: what the calendar says all the time
 
@@ -173,8 +176,12 @@ class Table:
                 return found
         return NoRoute()
 
-    def upstreams(self) -> list[Upstream]:
-        return [each for each in self.routes.values() if isinstance(each, Upstream)]
+    def listed(self) -> list[Row]:
+        return [Row(each) for each in self.routes.values() if isinstance(each, Upstream)]
+
+    @property
+    def lists_all(self) -> bool:
+        return True
 
 
 @dataclass
@@ -182,10 +189,13 @@ class Settings:
     """What a test may want otherwise; times in seconds.
 
     `name` is the confirmed reverse name of clients, or comes later.  `peer` is the first client,
-    `random` what draws servers by their weights.
+    `random` what draws servers by their weights.  `offer` is what the listener announces (see
+    `announcing`), by default what is announced before anything is known of upstreams, or an `Offer`
+    of it.  `heard` is told what upstreams announce.
     """
 
     recipient_time: float = 240.0
+    pool: PoolLimits = KEEPS_NONE
     max_message_bytes: int = 1_000_000
     max_recipients: int = 5
     max_errors: int = 4
@@ -196,6 +206,19 @@ class Settings:
     name: str | Deferred[str] = UNAVAILABLE
     peer: Peer = CLIENT
     random: Random | None = None
+    offer: Extensions | Callable[[bool], Extensions] | None = None
+    heard: Heard | None = None
+    lmtp: bool = False
+
+    def announced(self, secured: bool) -> Extensions:
+        """What EHLO announces."""
+        if isinstance(self.offer, Extensions):
+            return self.offer
+        if self.offer is not None:
+            return self.offer(secured)
+        starttls = ["STARTTLS"] if self.tls_context and not secured else []
+        size = f"SIZE {self.max_message_bytes}"
+        return announcing("PIPELINING", size, *starttls, "ENHANCEDSTATUSCODES", "8BITMIME")
 
 
 class World:
@@ -231,7 +254,10 @@ class World:
             manners=Manners("mx.example.net", SSL.Context(SSL.TLS_METHOD), 30.0, 300.0),
             deadlines=self.deadlines,
             random=settings.random,
+            heard=settings.heard,
         )
+        self.connector = connector
+        self.pool = Pool(connector, settings.pool, self.deadlines)
         self.skipped: list[Upstream] = []  # shadows, once for each recipient not asked about
         self.shadows = Shadows(connector, self.skipped.append)
         relaying = Relaying(
@@ -248,16 +274,18 @@ class World:
             domain="mx.example.net",
             tls_context=settings.tls_context,
             relaying=relaying,
+            offer=settings.announced,
             command_time=300.0,
             data_time=180.0,
             tls_time=30.0,
             max_errors=settings.max_errors,
+            lmtp=settings.lmtp,
             now=lambda: NOW,
         )
         numbers = count(1)
         self.sessions = Sessions(
             names=lambda: f"{next(numbers):012X}",
-            connector=connector,
+            pool=self.pool,
             reverse_name=self._name,
             observe=self.events.append,
             limits=settings.limits,
@@ -425,6 +453,11 @@ def upstream_greets(number: int = 1, extensions: str = "") -> str:
         f"U{number}: 220 one.example.net ESMTP\n"
         f"P{number}: EHLO mx.example.net\n{replies}U{number}: 250 {last}\n"
     )
+
+
+def announcing(*lines: str) -> Extensions:
+    """What a server announces with these lines ("SIZE 1000", "PIPELINING")."""
+    return Extensions.of(Reply.of(250, "", "mx.example.net", *lines))
 
 
 def with_tls_verify(upstream: Upstream) -> Upstream:

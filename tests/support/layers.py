@@ -20,7 +20,7 @@ WIRE = "smtp"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({WIRE, "mail"}),
     # leaves that every layer above the wire may use
-    frozenset({"deadlines", "dns", "events", "faults", "stream", "threads", "tls"}),
+    frozenset({"deadlines", "dns", "events", "faults", "stream", "threads", "tls", "transport"}),
     frozenset({"routing", "policy"}),
     frozenset({"upstream"}),
     frozenset({"relay"}),
@@ -31,6 +31,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "",
             "__main__",
             "administration",
+            "announcing",
             "chain",
             "cli",
             "config",

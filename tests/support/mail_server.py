@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Self
 
@@ -14,11 +14,15 @@ TIME = 60.0  # seconds that a session may take for a line
 class MailServer:
     """Takes all mail but that for those it `refuses`; any number of sessions.
 
-    `said` are the commands it got, `messages` the contents, with their final dots.
+    `extensions` are those that it announces, in whatever session comes next.  `said` are the
+    commands it got, `messages` the contents, with their final dots.
     """
 
-    def __init__(self, name: str, refuses: Collection[str] = ()) -> None:
+    def __init__(
+        self, name: str, refuses: Collection[str] = (), extensions: Sequence[str] = ()
+    ) -> None:
         self.name = name
+        self.extensions = extensions
         self.said: list[str] = []
         self.messages: list[bytes] = []
         self._refuses = refuses
@@ -57,4 +61,7 @@ class MailServer:
     def _reply(self, line: str) -> str:
         if line.startswith("RCPT") and line[line.index("<") + 1 : -1] in self._refuses:
             return f"550 5.1.1 not known to {self.name}"
+        if line.startswith("EHLO"):
+            *front, last = (self.name, *self.extensions)
+            return "".join(f"250-{each}\r\n" for each in front) + f"250 {last}"
         return {"DATA": "354 go", "QUIT": "221 bye"}.get(line, f"250 {self.name}")

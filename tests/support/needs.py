@@ -11,6 +11,7 @@ import pytest
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 
 _PACKAGES = {
+    "dovecot": "dovecot-lmtpd",
     "mariadb": "mariadb-client-core",
     "mariadb-install-db": "mariadb-server-core",
     "mariadbd": "mariadb-server-core",

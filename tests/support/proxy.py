@@ -39,12 +39,13 @@ def csv(rows: Sequence[str], columns: str = COLUMNS) -> str:
 
 
 class Proxy(Process):
-    """A running smtpproxy that listens on one free port.
+    """A running smtpproxy that listens on one free port, and with `lmtp` for LMTP on another.
 
     `rows` are those of its CSV mapping, in `file`, and have `columns`. `settings` are laid over a
-    configuration that asks no DNS, with the names of smtpproxy.toml:
-    `Proxy(folder, rows, limits={"max_errors": 3})`. Among them may be `mappings`, of which that
-    file need not be one. The control socket is `control` in `folder`.
+    configuration that asks no DNS, and no upstream before there is mail for it, with the names of
+    smtpproxy.toml: `Proxy(folder, rows, limits={"max_errors": 3})`. Among them may be `mappings`,
+    of which that file need not be one. `extensions` are those of its SMTP listener. The control
+    socket is `control` in `folder`.
     """
 
     def __init__(
@@ -53,22 +54,32 @@ class Proxy(Process):
         rows: Sequence[str],
         certificate: Certificate | None = None,
         columns: str = COLUMNS,
+        lmtp: bool = False,
+        extensions: Sequence[str] = (),
         **settings: Any,
     ) -> None:
         self.port = free_port()
-        listener: dict[str, Any] = {"listen": f"127.0.0.1:{self.port}"}
+        listener: dict[str, Any] = {
+            "listen": f"127.0.0.1:{self.port}",
+            "extensions": extensions,
+        }
         if certificate is not None:
             listener |= {"tls_cert": certificate.chain, "tls_key": certificate.key}
+        listeners = [listener]
+        if lmtp:
+            self.lmtp_port = free_port()
+            listeners.append({"listen": f"127.0.0.1:{self.lmtp_port}", "protocol": "lmtp"})
         self.file = folder / "mapping.csv"
         self.control = folder / "control"
         self.file.write_text(csv(rows, columns))
         configuration: dict[str, Any] = {
             "domain": DOMAIN,
             "recipient_delimiter": "+",
-            "listeners": [listener],
+            "listeners": listeners,
             "mappings": [{"type": "csv", "file": "mapping.csv"}],
             "dns": {"reverse": False},
             "control": "control",
+            "upstreams": {"ask_every": "0s"},
             **settings,
         }
         file = folder / "smtpproxy.toml"

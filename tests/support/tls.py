@@ -25,9 +25,10 @@ from smtpproxy.mail import Peer
 from smtpproxy.relay import DeliveryTimes, Relaying, Shadows
 from smtpproxy.routing import Router, Row, Server, StaticMapping, Tls, Upstream
 from smtpproxy.stream import Stream
-from smtpproxy.upstream import Connector, Manners
-from smtpproxy.upstream.dial import TcpDial
+from smtpproxy.upstream import Connector, Manners, Pool, PoolLimits
+from smtpproxy.upstream.dial import ReactorDial
 from tests.support.certificates import Authority, Certificate
+from tests.support.dialogue import announcing
 
 TIME = 10.0  # seconds for anything here
 
@@ -186,7 +187,7 @@ class TlsTest(TestCase):
             return "[UNAVAILABLE]"
 
         connector = Connector(
-            dial=TcpDial(reactor, partial(Stream, self.deadlines)),
+            dial=ReactorDial(reactor, partial(Stream, self.deadlines)),
             resolve=resolve,
             mail_hosts=resolve,
             is_ourselves=lambda address, port: False,
@@ -207,6 +208,7 @@ class TlsTest(TestCase):
             "mx.example.net",
             tls.server_context(ours.chain, ours.key),
             relaying,
+            lambda secured: announcing(*(() if secured else ("STARTTLS",)), "PIPELINING"),
             command_time=TIME,
             data_time=TIME,
             tls_time=1.0,
@@ -215,7 +217,7 @@ class TlsTest(TestCase):
 
         self.sessions = Sessions(
             names=lambda: "000000000001",
-            connector=connector,
+            pool=Pool(connector, PoolLimits(0.0, TIME, 1, 1), self.deadlines),
             reverse_name=no_name,
             observe=self.observe,
             limits=ConnectionLimits(10, 10),

@@ -9,11 +9,18 @@ from collections.abc import Callable, Iterable, Iterator
 from hypothesis import strategies as st
 
 from smtpproxy.smtp.client import ClientConnection
-from smtpproxy.smtp.commands import Plain, Verb
+from smtpproxy.smtp.commands import Bdat, Plain, Rcpt, Verb
 from smtpproxy.smtp.content import DataReader
 from smtpproxy.smtp.errors import ProtocolError
 from smtpproxy.smtp.replies import Reply, ReplyReader
-from smtpproxy.smtp.server import Content, EndOfContent, Event, Refusal, ServerConnection
+from smtpproxy.smtp.server import (
+    Content,
+    EndOfChunk,
+    EndOfContent,
+    Event,
+    Refusal,
+    ServerConnection,
+)
 
 Chunks = list[bytes]
 
@@ -125,7 +132,9 @@ def shown(event: Event | None) -> str:
             return f"content {event.data!r}"
         case EndOfContent():
             marks = ("" if event.ascii else " 8-bit") + (" bare" if event.bare else "")
-            return f"end of {event.size}{marks}"
+            return f"end of {event.size}{marks}" + ("" if event.header_ascii else " 8-bit header")
+        case EndOfChunk():
+            return "end of chunk"
         case _:
             return event.encode().decode().removesuffix("\r\n")
 
@@ -135,7 +144,7 @@ def agreeable(event: Event) -> Reply | None:
     match event:
         case Refusal():
             return event.reply
-        case Content():
+        case Content() | Bdat():
             return None
         case Plain(Verb.DATA):
             return GO_AHEAD
@@ -145,8 +154,9 @@ def agreeable(event: Event) -> Reply | None:
             return OK
 
 
-def greeted() -> ServerConnection:
-    connection = ServerConnection()
+def greeted(lmtp: bool = False, chunking: bool = True) -> ServerConnection:
+    connection = ServerConnection(lmtp)
+    connection.chunking = chunking
     connection.reply(Reply.of(220, "", "mx.example.net"))
     return connection
 
@@ -161,19 +171,57 @@ def append(events: deque[Event], event: Event) -> None:
 
 
 def served(
-    chunks: Chunks, answer: Callable[[Event], Reply | None] = agreeable
+    chunks: Chunks,
+    answer: Callable[[Event], Reply | None] = agreeable,
+    *,
+    lmtp: bool = False,
+    chunking: bool = True,
+    looks: Iterator[bool] | None = None,
 ) -> tuple[list[str], ServerConnection]:
-    """The events that a server sees; contiguous parts of a message are shown as one."""
-    connection = greeted()
+    """The events that a server sees; contiguous parts of a message are shown as one.
+
+    `looks` says, at each moment, whether it looks ahead; what it saw there must come.
+    """
+    connection = greeted(lmtp, chunking)
     events: deque[Event] = deque()
+    ahead: deque[Event] = deque()
+
+    def look() -> None:
+        if looks is None or not next(looks):
+            return
+        seen = connection.ahead()
+        assert seen[: len(ahead)] == [*ahead][: len(seen)]
+        assert all(isinstance(each, Rcpt) for each in seen[:-1])
+        ahead.extend(seen[len(ahead) :])
+
     for chunk in chunks:
+        look()
         connection.receive(chunk)
+        look()
         while (event := connection.next_event()) is not None:
+            look_back(ahead, event)
             append(events, event)
+            look()
             reply = answer(event)
             if reply is not None:
                 connection.reply(reply)
+                if reply.code == 421:
+                    ahead.clear()
+            look()
+    assert not ahead
     return [shown(event) for event in events], connection
+
+
+def look_back(ahead: deque[Event], event: Event) -> None:
+    """What was seen ahead is what came; a DATA where nobody was accepted is a refusal."""
+    if not ahead:
+        return
+    seen = ahead.popleft()
+    if seen == Plain(Verb.DATA) and isinstance(event, Refusal):
+        assert event.verb == "DATA"
+        assert event.reply.code in (503, 554)
+    else:
+        assert event is seen
 
 
 def client(*exchanges: tuple[Verb, int]) -> ClientConnection:

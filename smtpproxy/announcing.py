@@ -1,0 +1,98 @@
+"""What the listeners announce, as it is learnt from the upstreams; and what is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from smtpproxy.config import Config, Listener
+from smtpproxy.deadlines import Deadlines
+from smtpproxy.listener import Offer
+from smtpproxy.routing import Router, Upstream
+from smtpproxy.smtp.keywords import Wishes
+from smtpproxy.upstream import Agreement, Learnt
+from smtpproxy.upstream.learnt import Known
+
+
+class Announcing:
+    """The offers of all listeners, in their order, and in step with what is known of upstreams."""
+
+    def __init__(
+        self, config: Config, router: Router, deadlines: Deadlines, note: Callable[[str], object]
+    ) -> None:
+        """`note` is given a line for each change of what a listener announces."""
+        self.learnt = Learnt(deadlines, self._agreed)
+        self.offers = [offer(config, each) for each in config.listeners]
+        self._listeners = [str(each.listen) for each in config.listeners]
+        self._router = router
+        self._deadlines = deadlines
+        self._note = note
+
+    def refresh(self) -> None:
+        """Learn from the mappings which upstreams there are now."""
+        self.learnt.follow(self._router.listing())
+
+    def report(self) -> dict[str, Any]:
+        """All of it, as plain values; times are in seconds before now."""
+        now = self._deadlines.seconds()
+        return {
+            "upstreams": [_upstream(each, known, now) for each, known in self.learnt.all()],
+            "listeners": [_listener(*each) for each in self._named()],
+        }
+
+    def _agreed(self, agreement: Agreement) -> None:
+        for listener, offer in self._named():
+            for change in offer.follow(agreement):
+                self._note(f"{listener} {change}")
+
+    def _named(self) -> Iterator[tuple[str, Offer]]:
+        return zip(self._listeners, self.offers, strict=True)
+
+
+def offer(config: Config, listener: Listener) -> Offer:
+    """What a listener may announce by its settings."""
+    return Offer(
+        max_message_bytes=config.limits.max_message_bytes,
+        max_recipients=config.limits.max_recipients,
+        starttls=bool(listener.tls_cert),
+        lmtp=listener.protocol == "lmtp",
+        wishes=Wishes.of(listener.extensions),
+    )
+
+
+def _upstream(upstream: Upstream, known: Known, now: float) -> dict[str, Any]:
+    return {
+        "servers": list(map(str, upstream.servers)),
+        "tls": upstream.tls.value,
+        "identity": upstream.identity.value,
+        "heard": list(_heard(known, now)),
+        "failed": [
+            {
+                "server": str(each.server),
+                "address": each.address,
+                "reason": each.reason,
+                "age": now - each.at,
+            }
+            for each in known.failures.values()
+        ],
+    }
+
+
+def _heard(known: Known, now: float) -> Iterator[dict[str, Any]]:
+    for each in sorted(known.heard.values(), key=lambda it: (str(it.server), it.address, it.at)):
+        yield {
+            "server": str(each.server),
+            "address": each.address,
+            "by_mail": each.by_mail,
+            "age": now - each.at,
+            "offers": each.extensions.lines(),
+        }
+
+
+def _listener(name: str, offer: Offer) -> dict[str, Any]:
+    return {
+        "listener": name,
+        "announces": offer(False).lines(),
+        "announces_after_starttls": offer(True).lines() if "STARTTLS" in offer(False) else None,
+        "withholds": offer.withheld(),
+    }

@@ -1,0 +1,92 @@
+"""`smtpproxy upstreams`: what upstreams offer, and what listeners announce for them."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from typing import Any
+
+from smtpproxy.cli.asking import ask
+from smtpproxy.cli.wording import IDENTITY, counted, harmless, tls_words
+
+ALL_HEARD, NOT_ALL_HEARD, ERROR = 0, 1, 2
+
+PATIENCE = 10.0  # seconds
+
+Said = Mapping[str, Any]
+
+_UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"))
+
+
+def run(options: Namespace) -> int:
+    """0 where every upstream was heard, 1 where one was not, 2 where nobody could be asked."""
+    answer = ask(options, "upstreams", PATIENCE)
+    if answer is None:
+        return ERROR
+    if options.json:
+        print(json.dumps(answer))
+    else:
+        for upstream in answer["upstreams"]:
+            print("\n".join(map(harmless, _upstream(upstream))))
+        if not answer["upstreams"]:
+            print("no upstream is known")
+        for listener in answer["listeners"]:
+            print("\n".join(map(harmless, _listener(listener))))
+    heard = all(each["heard"] and not each["failed"] for each in answer["upstreams"])
+    return ALL_HEARD if heard else NOT_ALL_HEARD
+
+
+def _upstream(said: Said) -> Iterator[str]:
+    upstream, identity = ",".join(said["servers"]), said["identity"]
+    ways = tls_words(said["tls"], said["servers"])
+    yield f"{upstream} ({ways}; identity: {IDENTITY.get(identity, identity)})"
+    for _, group in groupby(said["heard"], key=lambda each: (each["server"], each["address"])):
+        yield from _address(upstream, list(group))
+    for each in said["failed"]:
+        reason = f"not heard {_ago(each['age'])}: {each['reason']}"
+        yield f"  {_place(upstream, each)}, {reason}"
+    if not (said["heard"] or said["failed"]):
+        yield "  not heard of yet"
+
+
+def _address(upstream: str, heard: list[Said]) -> Iterator[str]:
+    """What one address offers: in a line for both times, where it said the same."""
+    latest = heard[-1]
+    place = _place(upstream, latest)
+    if all(each["offers"] == latest["offers"] for each in heard):
+        yield f"  {place}, heard {_ago(latest['age'])}: {_extensions(latest['offers'])}"
+        return
+    for each in heard:
+        how = "by mail" if each["by_mail"] else "asked"
+        yield f"  {place}, {how} {_ago(each['age'])}: {_extensions(each['offers'])}"
+
+
+def _place(upstream: str, said: Said) -> str:
+    """The address, with its server where the upstream has more than that."""
+    server, address = said["server"], said["address"]
+    if not address:
+        return str(server)
+    return f"{server} at {address}" if server != upstream else str(address)
+
+
+def _listener(said: Said) -> Iterator[str]:
+    yield f"listener {said['listener']}"
+    yield f"  announces {_extensions(said['announces'])}"
+    after = said["announces_after_starttls"] or ()
+    if further := [each for each in after if each not in said["announces"]]:
+        yield f"  after STARTTLS also {_extensions(further)}"
+    for keyword, why in said["withholds"].items():
+        yield f"  not {keyword}: {why}"
+
+
+def _extensions(lines: list[str]) -> str:
+    return ", ".join(lines) or "no extensions"
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in _UNITS:
+        if seconds >= 2 * size:
+            return f"{counted(int(seconds // size), unit)} ago"
+    return f"{counted(max(0, round(seconds)), 'second')} ago"

@@ -1,0 +1,71 @@
+"""What transactions are given, and where their time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from smtpproxy.deadlines import Deadlines
+from smtpproxy.mail import Client
+from smtpproxy.relay.delivery import DeliveryTimes
+from smtpproxy.relay.shadow import Shadows
+from smtpproxy.routing import Router, Server, Upstream
+from smtpproxy.smtp.replies import Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Relaying:
+    """What every transaction of a listener is given: who is asked, and the limits.
+
+    `recipient_time` is in seconds, all that the look-up of a recipient may take, and with it all
+    that the first one of an upstream may; `max_message_bytes` in octets.  `reject_bare_newline`:
+    refuse what would otherwise be made CRLF.  `prefer_chunks`: see `Delivery`.
+    """
+
+    router: Router
+    shadows: Shadows
+    deadlines: Deadlines
+    times: DeliveryTimes
+    recipient_time: float
+    max_message_bytes: int
+    max_recipients: int
+    reject_bare_newline: bool
+    prefer_chunks: bool = False
+
+
+class SessionView(Protocol):
+    """The session, as its transactions know it."""
+
+    @property
+    def client(self) -> Client:
+        """Who the client is, as far as that is known by now."""
+
+    def received(self, transaction: str) -> bytes:
+        """The `Received:` line for a transaction's message."""
+
+    def upstream_failed(self, server: Server, address: str, reason: str) -> None:
+        """An upstream's address was no use."""
+
+    def shadow_answered(
+        self, recipient: str, shadow: Upstream, reply: Reply, shadows: Reply
+    ) -> None:
+        """A shadow has said something of a recipient, beside the reply to the client."""
+
+
+class Phases:
+    """How long a transaction was about what: `seconds` by phase."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.seconds: dict[str, float] = {}
+        self._now = now
+
+    @contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """Count the time spent inside."""
+        started = self._now()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + self._now() - started

@@ -1,0 +1,175 @@
+"""Connections to upstreams that outlive the session they were made for, or wait for one.
+
+**One that was told of a client never carries another's mail**: it serves that client alone, unless
+it takes to be told anew (XCLIENT).  One that was told of nobody serves everybody.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from smtpproxy.deadlines import Deadline, Deadlines, TimedOut
+from smtpproxy.mail import Client
+from smtpproxy.routing import Identity, Upstream
+from smtpproxy.smtp.states import State
+from smtpproxy.upstream.connection import Connection
+from smtpproxy.upstream.connector import Connector, Failed
+from smtpproxy.upstream.errors import Broken, UpstreamError
+from smtpproxy.upstream.handshake import Caller
+
+PREPARE_TIME = 30.0  # seconds to make a connection that nobody waits for
+
+log = Logger()
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """How long connections are kept, and how many.
+
+    `idle` and `age` in seconds, where an `idle` of 0 keeps none; `uses` in transactions, `each`
+    for one upstream; `ready` is how many are made ahead for an upstream that is in use.
+    """
+
+    idle: float
+    age: float
+    uses: int
+    each: int
+    ready: int = 0
+
+
+class Pool:
+    """Gives connections that are ready for mail, and takes back those that may serve again."""
+
+    def __init__(self, connector: Connector, limits: PoolLimits, deadlines: Deadlines) -> None:
+        self._connector = connector
+        self._limits = limits
+        self._deadlines = deadlines
+        self._idle: defaultdict[Upstream, dict[Connection, Deadline]] = defaultdict(dict)
+        self._preparing: dict[Deferred[Any], Upstream] = {}
+        self._stopped = False
+
+    def __len__(self) -> int:
+        return sum(map(len, self._idle.values()))
+
+    async def connect(
+        self, upstream: Upstream, caller: Caller, seconds: float, failed: Failed
+    ) -> Connection:
+        """As `Connector.connect`: one that is there and may serve the caller, or a new one."""
+        until = self._deadlines.seconds() + seconds
+        try:
+            while (kept := await self._take(upstream, caller)) is not None:
+                if await self._introduced(kept, caller, until):
+                    return kept
+            left = until - self._deadlines.seconds()
+            return await self._connector.connect(upstream, caller, left, failed)
+        finally:
+            self._prepare(upstream)
+
+    def keep(self, connection: Connection) -> bool:
+        """Keep a connection that its session needs no more; False where it is of no use."""
+        limits = self._limits
+        idle = self._idle[connection.upstream]
+        if (
+            self._stopped
+            or not limits.idle
+            or not connection.idle
+            or connection.state is not State.READY
+            or connection.transactions >= limits.uses
+            or connection.used_up
+            or not connection.first_choice
+            or self._deadlines.seconds() - connection.since >= limits.age
+            or len(idle) >= limits.each
+        ):
+            return False
+        connection.kept = True
+        connection.on_lost(lambda: self._forget(connection))
+        idle[connection] = self._deadlines.add(limits.idle, lambda: self._drop(connection))
+        return True
+
+    def stop(self) -> None:
+        """Let all of them go, and keep none any more."""
+        self._stopped = True
+        for task in tuple(self._preparing):
+            task.cancel()
+        for connection in [each for idle in self._idle.values() for each in idle]:
+            self._drop(connection)
+
+    async def _take(self, upstream: Upstream, caller: Caller) -> Connection | None:
+        """The one used last of those that may serve the caller."""
+        idle = self._idle.get(upstream)
+        if not idle:
+            return None
+        client = await caller.identify(any(each.told is not None for each in idle))
+        for connection in reversed(tuple(idle)):
+            if connection not in idle:
+                continue
+            if not connection.idle:
+                self._drop(connection)
+            elif may_serve(connection, client):
+                self._forget(connection)
+                return connection
+        return None
+
+    async def _introduced(self, connection: Connection, caller: Caller, until: float) -> bool:
+        """Has it been told of the caller, where it wants to be?  Else it is of no use."""
+        if connection.told is not None and connection.told.same_as(await caller.identify(True)):
+            return True
+        introducing = self._connector.introduce(connection, caller)
+        try:
+            await self._deadlines.limit(introducing, until - self._deadlines.seconds())
+        except (Broken, UpstreamError, TimedOut):
+            connection.leave()
+            return False
+        except BaseException:
+            connection.abort()
+            raise
+        return True
+
+    def _prepare(self, upstream: Upstream) -> None:
+        """Make connections ahead, for the next who ask for this upstream."""
+        if self._stopped or upstream.identity in (Identity.PROXY1, Identity.PROXY2):
+            return
+        there = sum(each.told is None for each in self._idle[upstream])
+        coming = sum(each == upstream for each in self._preparing.values())
+        for _ in range(self._limits.ready - there - coming):
+            task = Deferred.fromCoroutine(
+                self._connector.connect(upstream, None, PREPARE_TIME, _unheard)
+            )
+            self._preparing[task] = upstream
+            task.addBoth(self._prepared, task)
+
+    def _prepared(self, made: Any, task: Deferred[Any]) -> None:
+        del self._preparing[task]
+        if isinstance(made, Connection):
+            if not self.keep(made):
+                made.leave()
+        elif not made.check(UpstreamError, CancelledError):
+            log.failure("making a connection ahead failed", failure=made)
+
+    def _forget(self, connection: Connection) -> None:
+        """It is not idle any more."""
+        idle = self._idle[connection.upstream]
+        deadline = idle.pop(connection, None)
+        if deadline is not None:
+            deadline.cancel()
+        if not idle:
+            del self._idle[connection.upstream]
+
+    def _drop(self, connection: Connection) -> None:
+        self._forget(connection)
+        connection.leave()
+
+
+def may_serve(connection: Connection, client: Client) -> bool:
+    """May mail of `client` go over a connection that was told of nobody, or of somebody?"""
+    told = connection.told
+    return told is None or told.same_as(client) or "XCLIENT" in connection.extensions
+
+
+def _unheard(*_: object) -> None:
+    """What nobody waits for need not be told of: who needs the upstream next will see."""
