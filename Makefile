@@ -20,8 +20,11 @@ demo: $(VENV)/.installed ## six mails through the proxy to two small upstreams; 
 test: $(VENV)/.installed-test deps ## everything; ARGS="-k word" for a part
 	@PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m pytest $(ARGS)
 
-bench: $(VENV)/.installed-test deps ## how fast and how large it is, and its worst stalls; ARGS="--rows 1000"
-	@PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m bench --json build/bench.json $(ARGS)
+bench: $(VENV)/.installed-bench deps ## side by side with nginx and others; FULL=1, ARGS="--only one-20"
+	@mkdir -p build/bench
+	@PYTHON=$(abspath $(BIN))/python bench/install-parts build/bench
+	@PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m bench $(if $(FULL),--full) \
+	    --json build/bench.json --docs docs/performance.md $(ARGS)
 
 lint: $(VENV)/.installed-test ## style, types, and which module may import which
 	@$(BIN)/ruff check
@@ -51,6 +54,11 @@ $(VENV)/.installed: $(METADATA) | $(BIN)/pip
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo 'Installing what the tests need into $(VENV)'
 	@$(PIP) install $(EDITABLE) '.[test,dev]'
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-test
+	@echo 'Installing what the benchmark needs into $(VENV)'
+	@$(PIP) install $(EDITABLE) '.[bench]'
 	@touch $@
 
 $(BIN)/pip:

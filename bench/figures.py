@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -50,18 +49,11 @@ def table(figures: Iterable[Figure]) -> str:
     """The figures as a table of Markdown."""
     lines = ["| | median | worst | goal |", "|---|---|---|---|"]
     for each in figures:
-        goal = "" if each.goal is None else f"{_short(each.goal)} {each.unit}"
+        goal = "" if each.goal is None else f"{short(each.goal)} {each.unit}"
         missed = "" if each.reached else " (missed)"
-        cells = (f"{_short(value)} {each.unit}" for value in (each.median, each.worst))
+        cells = (f"{short(value)} {each.unit}" for value in (each.median, each.worst))
         lines.append(f"| {' | '.join((each.name, *cells))} | {goal}{missed} |")
     return "\n".join(lines) + "\n"
-
-
-def write(file: Path, figures: Iterable[Figure], **about: Any) -> None:
-    """All values, with what was asked for (`about`)."""
-    text = json.dumps({**about, "figures": [asdict(each) for each in figures]}, indent=1)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(f"{text}\n")
 
 
 def say(figures: Iterable[Figure]) -> None:
@@ -71,9 +63,14 @@ def say(figures: Iterable[Figure]) -> None:
 
 def heard(text: str) -> list[Figure]:
     """What a process said."""
-    return [Figure(**{**each, "values": tuple(each["values"])}) for each in json.loads(text)]
+    return from_json(json.loads(text))
 
 
-def _short(value: float) -> str:
+def from_json(kept: Iterable[Mapping[str, Any]]) -> list[Figure]:
+    """Figures as `asdict` made them plain."""
+    return [Figure(**{**each, "values": tuple(each["values"])}) for each in kept]
+
+
+def short(value: float) -> str:
     """Three digits that count, and no exponent."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

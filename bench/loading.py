@@ -13,8 +13,8 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from bench import rows
+from bench.accounts import held
 from bench.figures import Figure, say
-from bench.memory import held
 from smtpproxy.routing import Answer, CsvTable, Found, KeyedMapping, NoRoute, Router
 from smtpproxy.smtp.paths import Path
 

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from bench import rows
+from bench.accounts import held
 from bench.figures import Figure, say
-from bench.memory import held
 from bench.sessions import NOOPS, Client, mail_to
 from tests.support.ports import free_port
 from tests.support.processes import Process, greeting, short_folder
