@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from smtpproxy.config import Config, Listener
 from smtpproxy.deadlines import Deadlines
 from smtpproxy.listener import Offer
 from smtpproxy.routing import Router, Upstream
-from smtpproxy.smtp.keywords import Wishes
+from smtpproxy.smtp.keywords import LEAST_SIZE, Wishes
 from smtpproxy.upstream import Agreement, Learnt
 from smtpproxy.upstream.learnt import Known
 
@@ -18,15 +18,23 @@ class Announcing:
     """The offers of all listeners, in their order, and in step with what is known of upstreams."""
 
     def __init__(
-        self, config: Config, router: Router, deadlines: Deadlines, note: Callable[[str], object]
+        self,
+        config: Config,
+        router: Router,
+        deadlines: Deadlines,
+        note: Callable[[bool, str], object],
     ) -> None:
-        """`note` is given a line for each change of what a listener announces."""
+        """`note` is given a line for each change of what a listener announces.
+
+        And whether all is well: not where an upstream says what cannot be meant.
+        """
         self.learnt = Learnt(deadlines, self._agreed)
         self.offers = [offer(config, each) for each in config.listeners]
         self._listeners = [str(each.listen) for each in config.listeners]
         self._router = router
         self._deadlines = deadlines
         self._note = note
+        self._too_small: Mapping[Upstream, int] = {}
 
     def refresh(self) -> None:
         """Learn from the mappings which upstreams there are now."""
@@ -36,14 +44,22 @@ class Announcing:
         """All of it, as plain values; times are in seconds before now."""
         now = self._deadlines.seconds()
         return {
-            "upstreams": [_upstream(each, known, now) for each, known in self.learnt.all()],
+            "upstreams": [
+                {**_upstream(each, known, now), "too_small": self._too_small.get(each)}
+                for each, known in self.learnt.all()
+            ],
             "listeners": [_listener(*each) for each in self._named()],
         }
 
     def _agreed(self, agreement: Agreement) -> None:
+        for upstream, size in agreement.too_small.items():
+            if self._too_small.get(upstream) != size:
+                least = f"RFC 5321 has every server take {LEAST_SIZE}"
+                self._note(False, f"{upstream} announces SIZE {size}, listeners do not: {least}")
+        self._too_small = agreement.too_small
         for listener, offer in self._named():
             for change in offer.follow(agreement):
-                self._note(f"{listener} {change}")
+                self._note(True, f"{listener} {change}")
 
     def _named(self) -> Iterator[tuple[str, Offer]]:
         return zip(self._listeners, self.offers, strict=True)
@@ -65,6 +81,7 @@ def _upstream(upstream: Upstream, known: Known, now: float) -> dict[str, Any]:
         "servers": list(map(str, upstream.servers)),
         "tls": upstream.tls.value,
         "identity": upstream.identity.value,
+        "asking": now - known.asked_at if known.asking and known.asked_at is not None else None,
         "heard": list(_heard(known, now)),
         "failed": [
             {
@@ -94,5 +111,6 @@ def _listener(name: str, offer: Offer) -> dict[str, Any]:
         "listener": name,
         "announces": offer(False).lines(),
         "announces_after_starttls": offer(True).lines() if "STARTTLS" in offer(False) else None,
+        "size_of": str(offer.size_of) if offer.size_of else None,
         "withholds": offer.withheld(),
     }

@@ -120,12 +120,12 @@ class Proxy(Service):
             if config.dns.reverse
             else NoReverseNames()
         )
-        self._announcing = Announcing(
-            config, parts.chain.router, deadlines, lambda text: self._log.note(Level.INFO, text)
-        )
+        self._announcing = Announcing(config, parts.chain.router, deadlines, self._told)
         connector = self._connector(self._announcing.learnt.heard)
         self._pool = Pool(connector, self._pool_limits(), deadlines)
-        self._survey = Survey(connector, self._announcing.learnt, config.upstreams.ask_every)
+        self._survey = Survey(
+            connector, self._announcing.learnt, deadlines, config.upstreams.ask_every
+        )
         self._shadow_counts = ShadowCounts(
             deadlines, lambda text: self._log.note(Level.WARNING, text)
         )
@@ -298,7 +298,7 @@ class Proxy(Service):
         self._list_upstreams()
 
     async def _refresh(self) -> None:
-        await self._parts.chain.refresh(self._database_told)
+        await self._parts.chain.refresh(self._told)
         self._list_upstreams()
 
     def _list_upstreams(self) -> None:
@@ -310,7 +310,7 @@ class Proxy(Service):
     async def _ask(self) -> None:
         self._survey.start()
 
-    def _database_told(self, well: bool, text: str) -> None:
+    def _told(self, well: bool, text: str) -> None:
         self._log.note(Level.INFO if well else Level.WARNING, text)
 
     def _listen_for_commands(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from smtpproxy.events import Disconnected, TransactionEnded
+from smtpproxy.relay import delivery
 from tests.support.dialogue import ONE, TWO, Settings, World, announcing, upstream_greets
 
 ROUTES = {"example.com": ONE, "example.net": TWO}
@@ -22,6 +23,12 @@ HELLO = """
     S: 250-CHUNKING
     S: 250 BINARYMIME
 """
+
+
+@pytest.fixture(autouse=True)
+def each_chunk_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is gathered before it is sent."""
+    monkeypatch.setattr(delivery, "MOST_HELD", 0)
 
 
 def started(extensions: str, body: str = "", prefer_chunks: bool = False, **settings: Any) -> World:
@@ -351,3 +358,24 @@ def test_bare_line_ends_are_mended_in_chunks_too() -> None:
     world.play("P1:\nP1: c\nP1: .\nU1: 250 queued\nS: 250 queued")
     (event,) = world.said(TransactionEnded)
     assert event.size == len("ab\r\n.\r\nc\r\n")
+
+
+def test_small_parts_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "MOST_HELD", 10)
+    started(BOTH).play(
+        r"""
+    C: BDAT 4\r\nab
+    S: 250 2.0.0 Ok, go on
+    C: BDAT 6\r\ncdef
+    S: 250 2.0.0 Ok, go on
+    C: BDAT 4\r\ngh
+    P1: BDAT 10
+    P1: ab
+    P1: cdef
+    S: 250 2.0.0 Ok, go on
+    C: BDAT 4 LAST\r\nij
+    P1: BDAT 8 LAST
+    P1: gh
+    P1: ij
+    """
+    )

@@ -28,7 +28,7 @@ from smtpproxy.routing import Identity, Tls, Upstream, parse_servers
 from tests.support.certificates import Authority, Certificate, self_signed
 from tests.support.ports import free_port
 
-EHLO = "250-mx1.test\r\n250-SIZE 1000\r\n250 {}"
+EHLO = "250-mx1.test\r\n250-SIZE 100000\r\n250 {}"
 XCLIENT = "XCLIENT NAME ADDR PORT PROTO HELO"
 CLEAR = {"": "220 mx1.test ESMTP", "EHLO": EHLO.format("8BITMIME"), "QUIT": "221 Bye"}
 
@@ -166,7 +166,7 @@ class Probing(Case):
             [
                 "127.0.0.1",
                 "greeting 220 mx1.test ESMTP",
-                "EHLO SIZE 1000, 8BITMIME",
+                "EHLO SIZE 100000, 8BITMIME",
                 "STARTTLS not offered: mail goes in clear",
                 "XCLIENT not offered: the server sees this proxy as the client",
                 "result would take mail",
@@ -174,18 +174,30 @@ class Probing(Case):
         )
         self.assertEqual(script.said, ["EHLO mx.example.net", "QUIT"])
 
+    async def test_a_size_that_no_server_may_have(self):
+        script = answering(EHLO="250-mx1.test\r\n250-SIZE 1\r\n250 8BITMIME")
+        error, facts = await self.facts(script)
+        self.assertIsNone(error)
+        warning = "SIZE 1 is too small: RFC 5321 has every server take 65536; not announced"
+        self.assertEqual(facts[2:4], ["EHLO SIZE 1, 8BITMIME", warning])
+
+    async def test_a_long_keyword_hides_no_other(self):
+        script = answering(EHLO=f"250-mx1.test\r\n250-{'X' * 3000}\r\n250 8BITMIME")
+        _, facts = await self.facts(script)
+        self.assertEqual(facts[2], f"EHLO {'X' * 197}..., 8BITMIME")
+
     async def test_a_certificate_that_verifies(self):
         made = self.authority.certificate("localhost", "127.0.0.1")
         error, facts = await self.facts(starttls(made))
         self.assertIsNone(error)
-        self.assertEqual(facts[2], "EHLO SIZE 1000, STARTTLS")
+        self.assertEqual(facts[2], "EHLO SIZE 100000, STARTTLS")
         self.assertRegex(facts[3], r"^STARTTLS TLSv1\.3 TLS_\w+$")
         self.assertRegex(
             facts[4],
             r"^certificate for localhost, 127\.0\.0\.1; issued by \S.*; "
             r"valid until \d{4}-\d\d-\d\d$",
         )
-        self.assertEqual(facts[5:7], ["verifies yes", "EHLO SIZE 1000, 8BITMIME"])
+        self.assertEqual(facts[5:7], ["verifies yes", "EHLO SIZE 100000, 8BITMIME"])
         self.assertEqual(facts[-1], "result would take mail")
 
     async def test_a_certificate_that_must_verify_and_does_not(self):
@@ -221,7 +233,7 @@ class Probing(Case):
             [
                 "again a new connection, in clear",
                 "greeting 220 mx1.test ESMTP",
-                "EHLO SIZE 1000, STARTTLS",
+                "EHLO SIZE 100000, STARTTLS",
                 "XCLIENT not offered: the server sees this proxy as the client",
                 "result would take mail",
             ],

@@ -15,6 +15,7 @@ LISTENER = {
     "listener": ":25",
     "announces": ["PIPELINING", "STARTTLS"],
     "announces_after_starttls": ["PIPELINING", "REQUIRETLS"],
+    "size_of": None,
     "withholds": {"DSN": "one.test:25 does not offer it"},
 }
 LISTENER_SAID = [
@@ -25,13 +26,20 @@ LISTENER_SAID = [
 ]
 
 
-def upstream(*heard: dict[str, Any], failed: Any = ()) -> dict[str, Any]:
+def upstream(
+    *heard: dict[str, Any],
+    failed: Any = (),
+    asking: float | None = None,
+    too_small: int | None = None,
+) -> dict[str, Any]:
     return {
         "servers": ["one.test:25"],
         "tls": "verify where offered",
         "identity": "auto",
         "heard": list(heard),
         "failed": list(failed),
+        "asking": asking,
+        "too_small": too_small,
     }
 
 
@@ -51,7 +59,7 @@ def heard(
     }
 
 
-def failed(address: str = "192.0.2.2", reason: str = "no answer in 60 s") -> dict[str, Any]:
+def failed(address: str = "192.0.2.2", reason: str = "no answer in 15 s") -> dict[str, Any]:
     return {"server": "one.test:25", "address": address, "reason": reason, "age": 90.0}
 
 
@@ -62,6 +70,41 @@ def said(answer: Any, monkeypatch: Any, capsys: Any, as_json: bool = False) -> t
 
 CASES = [
     ("never heard", upstream(), 1, ["  not heard of yet"]),
+    ("being asked", upstream(asking=12.3), 1, ["  being asked for 12 seconds"]),
+    (
+        "being asked again",
+        upstream(failed=[failed()], asking=1.0),
+        1,
+        [
+            "  192.0.2.2, not heard 90 seconds ago: no answer in 15 s",
+            "  being asked for 1 second",
+        ],
+    ),
+    (
+        "a long keyword hides no other",
+        upstream(heard("X" * 3000, "DSN")),
+        0,
+        [f"  192.0.2.1, heard 5 seconds ago: {'X' * 197}..., DSN"],
+    ),
+    (
+        "many keywords",
+        upstream(heard(*(f"X{number}" for number in range(5000)))),
+        0,
+        [
+            "  192.0.2.1, heard 5 seconds ago: "
+            + ", ".join(f"X{number}" for number in range(100))
+            + ", 4900 more"
+        ],
+    ),
+    (
+        "a size that no server may have",
+        upstream(heard("SIZE 1"), too_small=1),
+        0,
+        [
+            "  192.0.2.1, heard 5 seconds ago: SIZE 1",
+            "  SIZE 1 is too small: RFC 5321 has every server take 65536; not announced",
+        ],
+    ),
     (
         "heard",
         upstream(heard("PIPELINING", "SIZE 1000")),
@@ -92,7 +135,7 @@ CASES = [
         1,
         [
             "  192.0.2.1, heard 5 seconds ago: DSN",
-            "  192.0.2.2, not heard 90 seconds ago: no answer in 60 s",
+            "  192.0.2.2, not heard 90 seconds ago: no answer in 15 s",
         ],
     ),
     (
@@ -123,6 +166,16 @@ def test_an_upstream(what, each, status, lines, monkeypatch, capsys):
     answer = {"upstreams": [each], "listeners": [LISTENER]}
     printed = [f"one.test:25 {WAYS}", *lines, *LISTENER_SAID]
     assert said(answer, monkeypatch, capsys) == (status, "\n".join([*printed, ""]))
+
+
+@pytest.mark.parametrize(
+    ("whose", "said_of_it"),
+    [("one.test:25", "one.test:25 takes no more"), (None, "limits.max_message_bytes")],
+)
+def test_whose_limit_is_announced(whose, said_of_it, monkeypatch, capsys):
+    listener = {**LISTENER, "announces": ["PIPELINING", "SIZE 70000"], "size_of": whose}
+    _, printed = said({"upstreams": [], "listeners": [listener]}, monkeypatch, capsys)
+    assert f"  announces PIPELINING, SIZE 70000\n  SIZE 70000: {said_of_it}\n" in printed
 
 
 def test_no_upstream_and_no_certificate(monkeypatch, capsys):

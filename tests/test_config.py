@@ -286,6 +286,14 @@ def test_a_setting_in_the_wrong_table_is_told_where_it_belongs(folder):
             '[[listeners]]\nlisten = ":24"\nextensions = ["+PRDR"]\nprotocol = "lmtp"\n',
             '4: listeners[0].extensions: "+PRDR" is not for "lmtp"',
         ),
+        (
+            '[upstreams]\nkeep_idle = "0s"\nready_connections = 1\n[[listeners]]\nlisten = ":25"\n',
+            "4: upstreams.ready_connections: none is kept: set keep_idle",
+        ),
+        (
+            '[upstreams]\nready_connections = 21\n[[listeners]]\nlisten = ":25"\n',
+            "3: upstreams.ready_connections: is more than keep_connections (20)",
+        ),
         ("listeners = [\n{listen = 25}]\n", "2: listeners[0].listen: must be an address"),
     ],
 )

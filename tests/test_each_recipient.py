@@ -486,3 +486,155 @@ def test_a_message_too_big_for_one_of_them_goes_to_the_other() -> None:
     S: 250 2.0.0 Ok, as said of each recipient
     """
     )
+
+
+def test_one_client_does_not_hold_more_upstreams_than_a_message_may_have() -> None:
+    routes = {f"d{n}.test": Upstream((Server(f"192.0.2.{n}"),)) for n in range(1, 31)}
+    settings = Settings(offer=OFFER, max_errors=99, max_recipients=99)
+    world = World(routes, settings=settings).play(HELLO + MAIL)
+    for n in range(1, 31):
+        world.client.deliver(f"RCPT TO:<a@d{n}.test>\r\n".encode())
+        world.clock.advance(0)
+        if n <= 20:
+            world.play(
+                upstream_greets(n)
+                + f"""
+            P{n}: MAIL FROM:<s@example.org>
+            U{n}: 250 fine
+            P{n}: RCPT TO:<a@d{n}.test>
+            U{n}: 450 4.2.0 greylisted
+            S: 450 4.2.0 greylisted
+            """
+            )
+        else:
+            world.play("S: 452 4.5.3 Too many recipients")
+    assert len(world.upstreams) == 20
+
+
+def test_nor_with_one_message_after_the_other() -> None:
+    routes = {f"d{n}.test": Upstream((Server(f"192.0.2.{n}"),)) for n in range(1, 22)}
+    world = World(routes, settings=Settings(offer=OFFER)).play(HELLO)
+    for n in range(1, 21):
+        world.play(MAIL + bound(n, f"a@d{n}.test") + ended(n))
+    world.play(
+        MAIL
+        + """
+    C: RCPT TO:<a@d21.test>
+    P1: QUIT
+    U21: 421 4.3.0 no
+    S: 451 4.4.0 ...
+    """
+    )
+
+
+def ended(number: int) -> str:
+    return f"""
+    C: DATA
+    P{number}: DATA
+    U{number}: 354 go
+    S: 354 go
+    C: .
+    P{number}: .
+    S: 353 A reply for each recipient follows
+    U{number}: 250 queued
+    S: 250 queued
+    S: 250 2.0.0 Ok, as said of each recipient
+    """
+
+
+def test_upstreams_that_take_nothing_have_one_deadline_together() -> None:
+    """And the others get their content meanwhile."""
+    world = started().play(
+        MAIL
+        + bound(1, "a@example.com")
+        + bound(2, "b@example.net")
+        + bound(3, "c@store.test").replace("EHLO", "LHLO")
+        + """
+    C: DATA
+    P1: DATA
+    P2: DATA
+    P3: DATA
+    U1: 354 go
+    U2: 354 go
+    U3: 354 go
+    S: 354 go
+    U1 stalls
+    U2 stalls
+    """
+    )
+    world.client.deliver(b"x" * 1000 + b"\r\n")
+    world.clock.advance(0)
+    assert all(bytes(world.upstream(n).said) == b"x" * 1000 for n in (1, 2, 3))
+    for n in (1, 2, 3):
+        world.upstream(n).said.clear()
+    world.play(
+        """
+    wait 299s
+    wait 2s
+    P1 cut
+    P2 cut
+    C: .
+    P3:
+    P3: .
+    S: 353 A reply for each recipient follows
+    S: 451 4.4.2 ...
+    S: 451 4.4.2 ...
+    U3: 250 c has it
+    S: 250 c has it
+    S: 250 2.0.0 Ok, as said of each recipient
+    """
+    )
+
+
+def test_a_prdr_upstream_has_one_deadline_for_all_its_answers() -> None:
+    started().play(
+        MAIL
+        + bound(1, "a@example.com", "PIPELINING,PRDR", mail=PRDR)
+        + more(1, "b@example.com")
+        + """
+    C: DATA
+    P1: DATA
+    U1: 354 go
+    S: 354 go
+    C: .
+    P1: .
+    S: 353 A reply for each recipient follows
+    wait 5m
+    U1: 353 wait
+    wait 299s
+    U1: 250 a has it
+    wait 2s
+    P1 cut
+    S: 451 4.4.2 The connection to the server of this recipient was lost
+    S: 451 4.4.2 The connection to the server of this recipient was lost
+    S: 250 2.0.0 Ok, as said of each recipient
+    """
+    )
+
+
+@pytest.mark.parametrize("said", ["353 wait", "250 one"])
+def test_after_421_no_answer_is_waited_for(said: str) -> None:
+    store = said.startswith("250")
+    begin = (
+        bound(1, "a@store.test").replace("EHLO", "LHLO") + more(1, "b@store.test")
+        if store
+        else bound(1, "a@example.com", "PIPELINING,PRDR", mail=PRDR) + more(1, "b@example.com")
+    )
+    started().play(
+        MAIL
+        + begin
+        + f"""
+    C: DATA
+    P1: DATA
+    U1: 354 go
+    S: 354 go
+    C: .
+    P1: .
+    S: 353 A reply for each recipient follows
+    U1: {said}
+    """
+        + ("S: 250 one\n" if store else "")
+        + "U1: 421 4.3.2 closing\n"
+        + ("S: 451 4.3.2 closing\n" if store else "S: 451 4.4.2 ...\nS: 451 4.4.2 ...\n")
+        + "S: 250 2.0.0 Ok, as said of each recipient"
+    )

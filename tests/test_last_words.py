@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from smtpproxy.relay import delivery
 from tests import test_chunking as chunking
 from tests import test_each_recipient as each
 from tests import test_pipelining as pipelining
@@ -17,6 +18,12 @@ REFUSED = r"""
     S: 550 5.1.1 no a
     S: 550 5.1.1 no b
 """
+
+
+@pytest.fixture(autouse=True)
+def each_chunk_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is gathered before it is sent."""
+    monkeypatch.setattr(delivery, "MOST_HELD", 0)
 
 
 def test_a_recipient_that_is_refused_before_data_was_answered() -> None:

@@ -10,7 +10,14 @@ from twisted.internet.task import Clock
 from smtpproxy.deadlines import Deadlines
 from smtpproxy.routing import Listing, Server, Upstream
 from smtpproxy.upstream import Agreement, Learnt
-from smtpproxy.upstream.learnt import DAY, MOST_ADDRESSES, MOST_UNLISTED, SETTLED
+from smtpproxy.upstream.learnt import (
+    DAY,
+    GRACE,
+    MOST_ADDRESSES,
+    MOST_UNLISTED,
+    SETTLED,
+    STEADY,
+)
 from tests.support.dialogue import announcing
 
 HERE, THERE = Server("one.test"), Server("two.test", 2525)
@@ -51,7 +58,8 @@ class Scene:
         """What all upstreams offer, once what was heard counts."""
         self.wait()
         agreement = self.learnt.agreement
-        return set() if agreement.unknown else set(agreement.words) - set(agreement.without)
+        missing = set(agreement.without) | set(agreement.unsteady)
+        return set() if agreement.unknown else set(agreement.words) - missing
 
 
 @pytest.fixture
@@ -61,34 +69,34 @@ def scene() -> Scene:
 
 def test_nothing_is_known_at_first(scene):
     scene.follow(ONE, TWO)
-    assert scene.told == [Agreement(unknown=(ONE, TWO), several=True)]
+    assert scene.told == [Agreement(unknown={ONE: "", TWO: ""}, several=True)]
 
 
 def test_all_must_offer_it(scene):
     scene.follow(ONE, TWO)
-    scene.heard(ONE, "DSN", "SIZE 1000", "8BITMIME", "DELIVERBY 60")
+    scene.heard(ONE, "DSN", "SIZE 100000", "8BITMIME", "DELIVERBY 60")
     scene.wait()
     agreement = scene.learnt.agreement
-    assert agreement.unknown == (TWO,)
+    assert agreement.unknown == {TWO: ""}
     assert agreement.words == {"DSN": (), "8BITMIME": (), "DELIVERBY": ("60",)}
-    scene.heard(TWO, "8BITMIME", "SIZE 900", "DELIVERBY 90")
+    scene.heard(TWO, "8BITMIME", "SIZE 90000", "DELIVERBY 90")
     scene.wait()
     agreement = scene.learnt.agreement
-    assert agreement.unknown == ()
+    assert agreement.unknown == {}
     assert agreement.without["DSN"] == (TWO,)
     assert agreement.without["BINARYMIME"] == (ONE, TWO)
     assert "8BITMIME" not in agreement.without
     assert agreement.words["DELIVERBY"] == ("90",)
-    assert agreement.size == (900, TWO)
+    assert agreement.size == (90000, TWO)
 
 
-@pytest.mark.parametrize("line", ["SIZE", "SIZE 0", "SIZE much", "DSN"])
+@pytest.mark.parametrize("line", ["SIZE", "SIZE 0", "SIZE much", "SIZE 1", "SIZE 65535", "DSN"])
 def test_a_size_without_a_limit_is_none(scene, line):
     scene.follow(ONE, TWO)
     scene.heard(ONE, line)
-    scene.heard(TWO, "SIZE 2000")
+    scene.heard(TWO, "SIZE 200000")
     scene.wait()
-    assert scene.learnt.agreement.size == (2000, TWO)
+    assert scene.learnt.agreement.size == (200000, TWO)
 
 
 def test_a_changed_ehlo_replaces_the_one_before(scene):
@@ -104,8 +112,8 @@ def test_with_and_without_a_client_both_count(scene):
     scene.heard(ONE, "DSN", "8BITMIME", by_mail=False)
     scene.heard(ONE, "DSN", by_mail=True)
     assert scene.agreed == {"DSN"}
-    scene.heard(ONE, "8BITMIME", by_mail=True)
-    assert scene.agreed == {"8BITMIME"}
+    scene.heard(ONE, "8BITMIME", by_mail=False)
+    assert scene.agreed == set()
 
 
 def test_all_addresses_and_servers_count(scene):
@@ -271,10 +279,127 @@ def test_others_are_not_asked(scene):
     assert scene.learnt.due(EVERY) == []
 
 
-def test_a_failure_is_over_once_it_is_heard_or_asked_again(scene):
+def test_a_failure_is_over_once_it_is_heard_or_was_asked_again(scene):
+    def failing() -> list[list[str]]:
+        return [[it.reason for it in known.failures.values()] for _, known in scene.learnt.all()]
+
     scene.follow(ONE, TWO)
     for upstream in (ONE, TWO):
+        scene.learnt.asking(upstream)
         scene.learnt.failed(upstream, HERE, "192.0.2.1", "no answer")
+        scene.learnt.failed(upstream, HERE, "192.0.2.2", "no answer")
+        scene.learnt.asked(upstream, all_of_it=True)
+    scene.wait(EVERY)
     scene.heard(ONE, server=HERE)
     scene.learnt.asking(TWO)
-    assert [dict(known.failures) for _, known in scene.learnt.all()] == [{}, {}]
+    assert failing() == [["no answer"], ["no answer", "no answer"]]  # all the while
+    scene.learnt.failed(TWO, HERE, "192.0.2.1", "Connection refused")
+    scene.learnt.asked(TWO, all_of_it=False)
+    assert failing() == [["no answer"], ["no answer", "Connection refused"]]
+    scene.wait(EVERY)
+    scene.learnt.asking(TWO)
+    scene.learnt.failed(TWO, HERE, "192.0.2.1", "Connection refused")
+    scene.learnt.asked(TWO, all_of_it=True)
+    assert failing() == [["no answer"], ["Connection refused"]]
+
+
+def test_who_was_never_asked_is_first_and_who_failed_last(scene):
+    scene.follow(ONE, TWO, THREE)
+    silent(scene)
+    scene.learnt.asking(TWO)
+    scene.heard(TWO, by_mail=False)
+    scene.wait(EVERY)
+    assert scene.learnt.due(EVERY) == [THREE, TWO, ONE]
+    assert [each for each in (ONE, TWO, THREE) if scene.learnt.is_failing(each)] == [ONE]
+
+
+def test_why_one_was_not_heard(scene):
+    scene.follow(ONE)
+    scene.learnt.asking(ONE)
+    scene.learnt.failed(ONE, HERE, "192.0.2.1", "Connection refused")
+    scene.learnt.asked(ONE, all_of_it=True)
+    scene.wait()
+    assert scene.learnt.agreement.unknown == {ONE: "Connection refused"}
+
+
+def added(scene: Scene) -> Agreement:
+    """A row is added after the first ones."""
+    scene.follow(ONE)
+    scene.follow(ONE, TWO)
+    return scene.learnt.agreement
+
+
+def test_a_new_upstream_is_new_until_it_was_asked(scene):
+    assert added(scene) == Agreement(unknown={ONE: ""}, new=(TWO,))
+    scene.learnt.asking(TWO)
+    scene.learnt.failed(TWO, THERE, "192.0.2.2", "Connection refused")
+    scene.wait()
+    assert scene.learnt.agreement.new == (TWO,)  # it may have other addresses
+    scene.learnt.asked(TWO, all_of_it=True)
+    scene.wait()
+    assert scene.learnt.agreement.new == ()
+    assert scene.learnt.agreement.unknown == {ONE: "", TWO: "Connection refused"}
+    scene.follow(ONE, TWO)
+    scene.learnt.asking(TWO)
+    assert scene.learnt.agreement.new == ()
+
+
+def test_a_new_upstream_is_new_for_a_short_time(scene):
+    assert added(scene).new == (TWO,)
+    scene.wait(GRACE - 1)
+    scene.follow(ONE, TWO)
+    assert scene.learnt.agreement.new == (TWO,)
+    scene.wait(1.5)
+    assert scene.learnt.agreement.new == ()
+    assert scene.learnt.agreement.unknown == {ONE: "", TWO: ""}
+
+
+def test_what_was_taken_back_counts_again_after_a_time_without_a_lapse(scene):
+    scene.follow(ONE)
+    scene.heard(ONE, "DSN", "8BITMIME", by_mail=False)
+    assert scene.agreed == {"DSN", "8BITMIME"}
+    for _ in range(3):
+        scene.heard(ONE, "8BITMIME")
+        assert scene.learnt.agreement.unsteady.get("DSN") in (None, (ONE,))
+        assert scene.agreed == {"8BITMIME"}
+        scene.heard(ONE, "DSN", "8BITMIME")
+        assert scene.agreed == {"8BITMIME"}
+        assert scene.learnt.agreement.unsteady == {"DSN": (ONE,)}
+        scene.wait(STEADY - 10)
+        scene.heard(ONE, "DSN", "8BITMIME")
+        assert scene.agreed == {"8BITMIME"}
+    scene.wait(10)
+    assert scene.agreed == {"8BITMIME"}  # it was not heard since
+    scene.heard(ONE, "DSN", "8BITMIME", by_mail=False)
+    assert scene.agreed == {"DSN", "8BITMIME"}
+
+
+def test_each_lapse_begins_the_time_anew(scene):
+    scene.follow(ONE)
+    scene.heard(ONE, "DSN", "8BITMIME")
+    for _ in range(3):
+        scene.heard(ONE, "8BITMIME")
+        scene.wait(STEADY - 10)
+    scene.heard(ONE, "DSN", "8BITMIME")
+    assert scene.agreed == {"8BITMIME"}
+    scene.wait(10)
+    scene.heard(ONE, "DSN", "8BITMIME")
+    assert scene.agreed == {"DSN", "8BITMIME"}
+
+
+def test_what_was_never_offered_counts_at_once(scene):
+    scene.follow(ONE)
+    scene.heard(ONE, "8BITMIME")
+    assert scene.agreed == {"8BITMIME"}
+    scene.heard(ONE, "DSN", "8BITMIME")
+    assert scene.agreed == {"DSN", "8BITMIME"}
+
+
+def test_sizes_that_cannot_be_meant(scene):
+    scene.follow(ONE, TWO)
+    scene.heard(ONE, "SIZE 1")
+    scene.heard(ONE, "SIZE 3", address="192.0.2.2")
+    scene.heard(TWO, "SIZE 70000")
+    scene.wait()
+    assert scene.learnt.agreement.too_small == {ONE: 1}
+    assert scene.learnt.agreement.size == (70000, TWO)

@@ -74,8 +74,21 @@ def test_ehlo_follows_the_upstreams(folder: Path, one: MailServer, two: MailServ
         announces_no(proxy, "SMTPUTF8")
         assert f"SMTPUTF8 no longer: {one.server} does not offer it" in proxy.output
         one.extensions = OFFERED
-        announces(proxy, "SMTPUTF8")
+        why = f"{one.server} does not always offer it"
+        proxy.wait_for(lambda: withheld(proxy)["SMTPUTF8"] == why, "the first to be heard again")
+        assert "SMTPUTF8" not in ehlo(proxy)
 
+
+def withheld(proxy: Proxy) -> dict[str, str]:
+    """Why keywords are not announced."""
+    (listener,) = request(proxy.control, "upstreams", 10)["listeners"]
+    reasons: dict[str, str] = listener["withholds"]
+    return reasons
+
+
+def test_ehlo_follows_the_rows(folder: Path, one: MailServer, two: MailServer) -> None:
+    with Proxy(folder, [row("a@example.com", one.server)], upstreams=SOON) as proxy:
+        announces(proxy, "SMTPUTF8")
         proxy.file.write_text(csv([row("a@example.com", one.server), row("*", two.server)]))
         assert request(proxy.control, "reload", 10)["taken"]
         announces_no(proxy, "SMTPUTF8")
@@ -91,10 +104,11 @@ def test_a_new_upstream_is_asked_when_its_file_is_read(
         announces(proxy, "SMTPUTF8")
         proxy.file.write_text(csv([row("a@example.com", one.server), row("*", two.server)]))
         assert request(proxy.control, "reload", 10)["taken"]
-        announces_no(proxy, "SMTPUTF8")
         proxy.wait_for(lambda: "QUIT" in two.said, "the second to be asked")
+        announces_no(proxy, "SMTPUTF8")
+        assert "DSN" in ehlo(proxy)
+        assert "DSN no longer" not in proxy.output
         assert [line for line in one.said if line.startswith("EHLO")] == ["EHLO mx.example.net"]
-        announces(proxy, "DSN")
 
 
 def test_mail_is_enough(folder: Path, one: MailServer, proxy_certificate: Certificate) -> None:
@@ -138,8 +152,7 @@ def test_shadows_do_not_count(folder: Path, one: MailServer) -> None:
         said = request(proxy.control, "upstreams", 10)
         assert [each["servers"] for each in said["upstreams"]] == [[one.server]]
         assert "8BITMIME" in ehlo(proxy)
-        withheld = said["listeners"][0]["withholds"]
-        assert withheld["DSN"] == f"sqlite {folder}/routes.db cannot list its upstreams"
+        assert withheld(proxy)["DSN"] == f"sqlite {folder}/routes.db cannot list its upstreams"
 
 
 def test_a_database_that_hangs_holds_up_no_question(folder: Path, one: MailServer) -> None:
@@ -188,10 +201,12 @@ def test_the_command(folder: Path, one: MailServer, two: MailServer, capsys: Any
         assert lines[5].startswith("  127.0.0.1, not heard ")
         assert lines[6] == f"listener 127.0.0.1:{proxy.port}"
         assert lines[7].startswith("  announces PIPELINING, SIZE 5000000, CHUNKING, ")
-        withheld = dict(line.removeprefix("  not ").split(": ", 1) for line in lines[8:])
-        assert withheld["SMTPUTF8"] == f"{two.server} does not offer it"
-        assert withheld["DSN"] == "127.0.0.1:9 was not heard of yet"
-        assert withheld["REQUIRETLS"] == "it needs STARTTLS: there is no certificate"
+        assert lines[8] == f"  SIZE 5000000: {one.server} takes no more"
+        why_not = dict(line.removeprefix("  not ").split(": ", 1) for line in lines[9:])
+        assert why_not["SMTPUTF8"] == f"{two.server} does not offer it"
+        refused = "Connection was refused by other side: 111: Connection refused."
+        assert why_not["DSN"] == f"127.0.0.1:9 ({refused}) was not heard of yet"
+        assert why_not["REQUIRETLS"] == "it needs STARTTLS: there is no certificate"
 
         proxy.file.write_text(csv(rows[:2]))
         assert request(proxy.control, "reload", 10, force=True)["taken"]
@@ -205,6 +220,18 @@ def test_the_command(folder: Path, one: MailServer, two: MailServer, capsys: Any
         (listener,) = answer["listeners"]
         assert "DSN" in listener["announces"]
         assert listener["announces_after_starttls"] is None
+
+
+def test_a_size_that_no_server_may_have_is_told_once(folder: Path, one: MailServer) -> None:
+    one.extensions = ["SIZE 1", "8BITMIME"]
+    with Proxy(folder, [row("*", one.server)], upstreams=SOON) as proxy:
+        text = f"warning: {one.server} announces SIZE 1, listeners do not"
+        proxy.wait_for(lambda: text in proxy.output, "the warning")
+        proxy.wait_for(lambda: one.said.count("QUIT") > 3, "it to be asked again")
+        one.extensions = ["SIZE 1"]
+        announces_no(proxy, "8BITMIME")
+        assert proxy.output.count(text) == 1
+        assert int(ehlo(proxy)["SIZE"]) > 65536
 
 
 def test_it_stops_while_upstreams_are_asked(folder: Path) -> None:

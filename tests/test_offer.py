@@ -11,11 +11,11 @@ from smtpproxy.routing import Server, Upstream
 from smtpproxy.smtp.extensions import Extensions
 from smtpproxy.smtp.keywords import Wishes
 from smtpproxy.upstream import Agreement
-from smtpproxy.upstream.agreement import agree
+from smtpproxy.upstream.agreement import Said, agree
 from tests.support.dialogue import announcing
 
 FULL = announcing(
-    "SIZE 2000",
+    "SIZE 200000",
     "ENHANCEDSTATUSCODES",
     "8BITMIME",
     "CHUNKING",
@@ -27,24 +27,24 @@ FULL = announcing(
     "DELIVERBY 60",
     "FUTURERELEASE 3600 2027-01-01T00:00:00Z",
 )
-SMALL = announcing("SIZE 500", "ENHANCEDSTATUSCODES")
+SMALL = announcing("SIZE 70000", "ENHANCEDSTATUSCODES")
 
 
 def offer(*wishes: str, **settings: Any) -> Offer:
-    settings = {"max_message_bytes": 1000, "max_recipients": 50, "starttls": False, **settings}
+    settings = {"max_message_bytes": 100_000, "max_recipients": 50, "starttls": False, **settings}
     return Offer(wishes=Wishes.of(wishes), **settings)
 
 
 def heard(*unlisted: str, **said: Extensions | None) -> Agreement:
     """Of upstreams by the names of their hosts, None for one that nothing was heard of."""
     known = (
-        (Upstream((Server(f"{name}.test"),)), [] if each is None else [each])
+        Said(Upstream((Server(f"{name}.test"),)), () if each is None else (each,))
         for name, each in said.items()
     )
     return agree(known, unlisted)
 
 
-ALWAYS = ["PIPELINING", "SIZE 1000", "CHUNKING", "PRDR", "LIMITS RCPTMAX=50"]
+ALWAYS = ["PIPELINING", "SIZE 100000", "CHUNKING", "PRDR", "LIMITS RCPTMAX=50"]
 ASSUMED = ["ENHANCEDSTATUSCODES", "8BITMIME"]
 CARRIED = [
     "SMTPUTF8",
@@ -75,11 +75,22 @@ def test_what_is_announced(what, agreement, lines):
     assert list(announced(secured=False).lines()) == lines
 
 
-@pytest.mark.parametrize("size", ["SIZE 500", "SIZE 5000", "SIZE 0"])
+@pytest.mark.parametrize("size", ["SIZE 70000", "SIZE 500000", "SIZE 0"])
 def test_the_smallest_size(size):
     announced = offer()
-    announced.follow(heard(one=announcing(size), two=announcing("SIZE 800"), three=None))
-    assert announced(False).size_limit == (500 if size == "SIZE 500" else 800)
+    announced.follow(heard(one=announcing(size), two=announcing("SIZE 80000"), three=None))
+    smaller = size == "SIZE 70000"
+    assert announced(False).size_limit == (70000 if smaller else 80000)
+    assert str(announced.size_of) == ("one.test:25" if smaller else "two.test:25")
+
+
+@pytest.mark.parametrize(("size", "limit"), [(1, 100_000), (65535, 100_000), (65536, 65536)])
+def test_a_size_that_no_server_may_have_is_not_passed_on(size, limit):
+    """RFC 5321 section 4.5.3.1.7: at least 64K octets."""
+    announced = offer()
+    announced.follow(heard(one=announcing(f"SIZE {size}"), two=FULL))
+    assert announced(False).size_limit == limit
+    assert (announced.size_of is None) is (limit == 100_000)
 
 
 def test_starttls_is_announced_until_it_is_used_and_requiretls_from_then_on():
@@ -151,7 +162,8 @@ def test_wishes(wishes, agreement, there, not_there):
 def test_a_wish_for_size_announces_ours():
     announced = offer("+SIZE")
     announced.follow(heard(one=SMALL))
-    assert announced(False).size_limit == 1000
+    assert announced(False).size_limit == 100_000
+    assert announced.size_of is None
 
 
 def test_why_something_is_not_announced():
@@ -199,11 +211,11 @@ def test_changes_are_told():
     assert announced.follow(heard(one=both, two=SMALL)) == [
         "announces 8BITMIME no longer: two.test:25 does not offer it",
         "announces DSN no longer: two.test:25 does not offer it",
-        "announces SIZE 500: two.test:25 takes no more",
+        "announces SIZE 70000: two.test:25 takes no more",
     ]
     assert announced.follow(heard(one=both, two=both)) == [
         "announces 8BITMIME, DSN: all upstreams offer them",
-        "announces SIZE 1000",
+        "announces SIZE 100000",
     ]
     assert announced.follow(heard(one=both)) == []
 
@@ -212,3 +224,55 @@ def test_what_is_announced_after_starttls_alone_is_told_too():
     announced = offer(starttls=True)
     (change,) = announced.follow(heard(one=announcing("REQUIRETLS", *ASSUMED)))
     assert change == "announces REQUIRETLS: all upstreams offer it"
+
+
+DSN = Said(Upstream((Server("one.test"),)), (announcing("DSN", "DELIVERBY 60", *ASSUMED),))
+NEXT = Upstream((Server("next.test"),))
+NEW = Said(NEXT, new=True)
+
+
+def test_a_new_upstream_takes_nothing_back_and_brings_nothing():
+    announced = offer()
+    announced.follow(agree([DSN, NEW], ()))
+    assert "DSN" not in announced(False)
+    assert announced.withheld()["DSN"] == "next.test:25 was not heard of yet"
+    announced.follow(agree([DSN], ()))
+    before = announced(False).lines()
+    assert {"DSN", "DELIVERBY 60"} < set(before)
+    for known in ([DSN, NEW], [NEW]):  # it may come in place of all others
+        assert announced.follow(agree(known, ())) == []
+        assert announced(False).lines() == before
+        assert "DSN" not in announced.withheld()
+    assert announced.follow(agree([DSN, Said(NEXT, reason="Connection refused")], ())) == [
+        f"announces {keyword} no longer: next.test:25 (Connection refused) was not heard of yet"
+        for keyword in ("DSN", "DELIVERBY")
+    ]
+
+
+def test_a_new_upstream_holds_nothing_that_others_lack():
+    announced = offer()
+    announced.follow(agree([DSN], ()))
+    without = Said(Upstream((Server("two.test"),)), (SMALL,))
+    announced.follow(agree([DSN, without, NEW], ()))
+    assert "DSN" not in announced(False)
+
+
+def test_the_reasons_why_several_were_not_heard():
+    announced = offer()
+    reasons = ["Connection refused", "", "x" * 1000, "no answer in 15 s"]
+    said = (
+        Said(Upstream((Server(f"{number}.test"),)), reason=reason)
+        for number, reason in enumerate(reasons)
+    )
+    announced.follow(agree(said, ()))
+    why = f"0.test:25 (Connection refused), 1.test:25, 2.test:25 ({'x' * 100}) and 1 more"
+    assert announced.withheld()["DSN"] == f"{why} were not heard of yet"
+
+
+def test_one_that_does_not_always_offer_it():
+    announced = offer()
+    wavering = Said(DSN.upstream, DSN.extensions, unsteady=("DSN", "8BITMIME"))
+    announced.follow(agree([wavering], ()))
+    for keyword in ("DSN", "8BITMIME"):
+        assert announced.withheld()[keyword] == "one.test:25 does not always offer it"
+    assert "DELIVERBY" in announced(False)

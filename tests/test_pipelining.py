@@ -325,3 +325,24 @@ def test_content_that_no_upstream_asked_for_is_never_sent_after_too_many_errors(
     """
     )
     assert not world.said(TransactionEnded)
+
+
+def test_a_slow_look_up_of_others_does_not_cost_the_first_its_answer() -> None:
+    """None stands for a look-up without end."""
+    world = World({"example.com": ONE, "slow.test": None}, settings=Settings(recipient_time=60.0))
+    world.play(
+        GREETING
+        + rf"""
+    C: MAIL FROM:<s@example.org>\r\nRCPT TO:<a@example.com>\r\nRCPT TO:<x@slow.test>
+    S: 250 2.1.0 Ok
+    {PIPELINING}
+    wait 1s
+    P1: MAIL FROM:<s@example.org>
+    P1: RCPT TO:<a@example.com>
+    U1: 250 fine\r\n250 2.1.5 a
+    S: 250 2.1.5 a
+    wait 59s
+    wait 2s
+    S: 451 4.3.0 The look-up of this recipient failed; try again later
+    """
+    )

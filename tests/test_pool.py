@@ -361,3 +361,151 @@ def test_a_connection_that_was_told_of_one_client_never_carries_anothers_mail(
     assert [name for name, _ in upstreams.mails] == [name for name, _ in expected]
     for (name, identity), (_, client_identity) in zip(upstreams.mails, expected, strict=True):
         assert identity == (None if xclient == "never" else client_identity), name
+
+
+def test_behind_a_proxy_header_xclient_makes_no_difference() -> None:
+    """The upstream knows the connection for its first client, and nobody tells it anew."""
+    it = world().play(GREETING + "C: MAIL FROM:<s@example.org>\nS: 250 2.1.0 Ok")
+    it.client.deliver(b"RCPT TO:<a@proxied.test>\r\n")
+    it.clock.advance(0)
+    it.upstream(1).said.clear()  # the header
+    greets = upstream_greets(1, XCLIENT).replace("mx.example.net", "client.example.com")
+    behind = message(1, domain="proxied.test").split("RCPT TO:<a@proxied.test>", 1)[1]
+    it.play(greets + behind + LEAVES)
+    joined(it, OTHER).play("C: MAIL FROM:<s@example.org>\nS: 250 2.1.0 Ok")
+    it.client.deliver(b"RCPT TO:<a@proxied.test>\r\n")
+    it.clock.advance(0)
+    assert len(it.upstreams) == 2
+
+
+def test_one_that_takes_nothing_that_xclient_could_say_is_left() -> None:
+    again = told(1, CLIENT.address).replace("U1: 250 PIPELINING", "U1: 250 XCLIENT")
+    it = world().play(
+        GREETING
+        + message(1, upstream_greets(1, XCLIENT) + again)
+        .replace("P1: RCPT TO:<a@example.com>\n    U1: 250 fine", "U1: 250 fine")
+        .replace("U1: 250 fine\n", "U1: 250 fine\n    P1: RCPT TO:<a@example.com>\n", 1)
+        + LEAVES
+    )
+    joined(it, OTHER).play(
+        f"""
+    C: MAIL FROM:<s@example.org>
+    S: 250 2.1.0 Ok
+    C: RCPT TO:<a@example.com>
+    P1: QUIT
+    {upstream_greets(2, XCLIENT)}
+    P2: XCLIENT NAME=[UNAVAILABLE] ...
+    """
+    )
+
+
+def test_what_was_said_of_the_one_before_does_not_stay() -> None:
+    every = "PIPELINING,XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT"
+    it = world().play(
+        GREETING + "C: MAIL FROM:<s@example.org>\nS: 250 2.1.0 Ok\nC: RCPT TO:<a@example.com>\n"
+        f"{upstream_greets(1, every)}"
+        """
+    P1: XCLIENT NAME=[UNAVAILABLE] HELO=client.example.com PROTO=ESMTP DESTADDR=198.51.100.1 ...
+    U1: 220 hello
+    P1: EHLO client.example.com
+    U1: 250-one
+    U1: 250-XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT
+    U1: 250 PIPELINING
+    """ + message(1).split("C: RCPT TO:<a@example.com>", 1)[1] + LEAVES
+    )
+    joined(it, Peer("", 0, "", 0)).play("C: MAIL FROM:<s@example.org>\nS: 250 2.1.0 Ok")
+    it.client.deliver(b"RCPT TO:<a@example.com>\r\n")
+    it.clock.advance(0)
+    said = bytes(it.upstream(1).said)
+    it.upstream(1).said.clear()
+    assert b"LOGIN=[UNAVAILABLE] DESTADDR=[UNAVAILABLE] DESTPORT=[UNAVAILABLE]" in said
+
+
+def test_one_that_fell_silent_leaves_time_for_another_server() -> None:
+    it = world(idle=1000.0, age=1000.0).play(
+        GREETING + message(1, upstream_greets(1, "PIPELINING"), "backup.test")
+    )
+    first = it.client
+    joined(it, OTHER).play(message(2, upstream_greets(2, "PIPELINING"), "backup.test") + LEAVES)
+    it.client = first
+    it.play(LEAVES)
+    assert len(it.pool) == 2
+    it.unreachable.add("192.0.2.1")  # no new ones, and those there are say nothing
+    joined(it).play(
+        f"""
+    C: MAIL FROM:<s@example.org>
+    S: 250 2.1.0 Ok
+    C: RCPT TO:<a@backup.test>
+    P1: MAIL FROM:<s@example.org>
+    P1: RCPT TO:<a@backup.test>
+    wait 121s
+    P1 cut
+    P2 cut
+    U3 connected to 192.0.2.2
+    {upstream_greets(3, "PIPELINING")}
+    P3: MAIL FROM:<s@example.org>
+    P3: RCPT TO:<a@backup.test>
+    U3: 250 fine
+    U3: 250 2.1.5 fine
+    S: 250 2.1.5 fine
+    """
+    )
+
+
+def test_one_that_is_silent_when_it_is_told_anew_leaves_time_too() -> None:
+    greets = upstream_greets(1, XCLIENT) + told(1, CLIENT.address, still=True)
+    it = world(idle=1000.0, age=1000.0).play(GREETING + message(1, greets) + LEAVES)
+    joined(it, OTHER).play(
+        f"""
+    C: MAIL FROM:<s@example.org>
+    S: 250 2.1.0 Ok
+    C: RCPT TO:<a@example.com>
+    P1: XCLIENT NAME=[UNAVAILABLE] ...
+    wait 121s
+    P1 cut
+    {upstream_greets(2)}
+    P2: MAIL FROM:<s@example.org>
+    """
+    )
+
+
+def test_none_is_made_ahead_for_a_while_after_one_that_was_no_use() -> None:
+    it = world(ready=2).play(GREETING)
+    it.play(
+        "C: MAIL FROM:<>\nS: 250 2.1.0 Ok\nC: RCPT TO:<a@example.com>\n"
+        + upstream_greets(1)
+        + "P1: MAIL FROM:<>\nU2: 554 5.3.2 no\nU3: 554 5.3.2 no"
+    )
+    assert len(it.upstreams) == 3
+    joined(it, OTHER).play("C: MAIL FROM:<>\nS: 250 2.1.0 Ok\nC: RCPT TO:<a@example.com>")
+    assert len(it.upstreams) == 4
+    it.play(upstream_greets(4) + "P4: MAIL FROM:<>")
+    assert len(it.upstreams) == 4
+
+
+@pytest.mark.parametrize(("limits", "made"), [({"ready": 9}, 2), ({"ready": 2, "idle": 0.0}, 0)])
+def test_no_more_are_made_ahead_than_can_be_kept(limits: dict[str, Any], made: int) -> None:
+    it = world(**limits).play(
+        GREETING
+        + "C: MAIL FROM:<>\nS: 250 2.1.0 Ok\nC: RCPT TO:<a@example.com>\n"
+        + upstream_greets(1)
+        + "P1: MAIL FROM:<>"
+    )
+    assert len(it.upstreams) == 1 + made
+
+
+def test_none_is_made_ahead_where_a_backup_serves() -> None:
+    it = world(ready=2)
+    it.unreachable.add("192.0.2.1")
+    it.play(
+        GREETING
+        + "C: MAIL FROM:<>\nS: 250 2.1.0 Ok\nC: RCPT TO:<a@backup.test>\n"
+        + upstream_greets(1)
+        + "P1: MAIL FROM:<>"
+    )
+    assert len(it.upstreams) == 1
+
+
+def test_nothing_is_held_of_upstreams_that_have_no_connection() -> None:
+    it = world().play(GREETING + message(1, FRESH) + LEAVES + "wait 10s\nP1: QUIT")
+    assert not it.pool._idle

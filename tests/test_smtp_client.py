@@ -534,25 +534,25 @@ def test_chunks_are_ended_once() -> None:
 
 def test_a_reply_is_owed_for_chunks_until_it_came() -> None:
     connection = client(*RECIPIENTS)
-    assert not connection.owes_chunk
+    assert not connection.chunks_owed
     connection.send_chunk(b"a")
     connection.send_chunk(b"b")
     connection.end_chunks(b"c")
     for number, owed in enumerate((True, True, False)):
-        assert connection.owes_chunk is owed
+        assert bool(connection.chunks_owed) is owed
         assert not connection.quiet
         connection.receive(b"250 %d\r\n" % number)
         assert connection.next_reply()
-    assert connection.quiet and not connection.owes_chunk
+    assert connection.quiet and not connection.chunks_owed
 
 
 def test_it_is_owed_for_what_stands_before_the_chunk_first() -> None:
     connection = client(*SENDER)
     connection.send(COMMANDS["RCPT"])
     connection.send_chunk(b"a")
-    assert not connection.owes_chunk
+    assert not connection.chunks_owed
     connection.receive(b"250 recipient\r\n")
-    assert connection.next_reply() and connection.owes_chunk
+    assert connection.next_reply() and connection.chunks_owed
 
 
 @pytest.mark.parametrize("recipients", [1, 3])
@@ -665,7 +665,7 @@ def heard(chunks: list[bytes], greeted: bool, flight: list[str]) -> list[str]:
         connection.receive(chunk)
         try:
             while (reply := connection.next_reply()) is not None:
-                result.append(f"{reply} {connection.state.name} {connection.owes_chunk}")
+                result.append(f"{reply} {connection.state.name} {connection.chunks_owed}")
         except ProtocolError:
             return [*result, "!"]
     for text in LATER:

@@ -388,6 +388,11 @@ def test_events_are_values() -> None:
         (b"NOOP \xff\r\nQUIT\r\n", ["! 500 5.5.2 The command is not UTF-8 text", "QUIT"]),
         (b"GET / HTTP/1.1\r\nQUIT\r\n", ["! 421 4.7.0 This is an SMTP server"]),
         (b"BDAT x LAST\r\nQUIT\r\n", ["! 421 4.5.4 Syntax: BDAT size [LAST]"]),
+        # So it is behind a line that only looks like BDAT.
+        (b"bdat 6\nQUIT\r\n", ["! 421 4.5.4 Syntax: BDAT size [LAST]"]),
+        (b"BDAT\t6\r\nQUIT\r\n", ["! 421 4.5.4 Syntax: BDAT size [LAST]"]),
+        (b"BDAT\xa06\r\nQUIT\r\n", ["! 421 4.5.4 Syntax: BDAT size [LAST]"]),
+        (b"BDAT " + b" " * 3000 + b"6\r\nQUIT\r\n", ["! 421 4.5.4 Syntax: BDAT size [LAST]"]),
         (b"BDAT 6\r\nQUIT\r\nNOOP\r\n", ["! 503 5.5.1 Send EHLO first", "NOOP"]),
         (b"BDAT 999999999999999999\r\nQUIT\r\n", []),
         # Where such a chunk ends, nobody knows: no number has a meaning there.

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from smtpproxy.listener import Offer
-from smtpproxy.routing import Identity, Server, Tls, Upstream
+from smtpproxy.routing import Identity, Listing, Server, Tls, Upstream
 from smtpproxy.smtp.extensions import Extensions
 from smtpproxy.upstream import Learnt, Survey
 from smtpproxy.upstream.learnt import Failure, Known
-from smtpproxy.upstream.survey import AT_ONCE
+from smtpproxy.upstream.survey import AT_ONCE, IN_ALL, MOST, MOST_FAILING, PATIENCE, SLOW
 from tests.support.dialogue import ONE, TWO, Settings, World, upstream
 
 EVERY = 600.0
@@ -44,7 +44,7 @@ class Scene:
         self.learnt = Learnt(
             self.world.deadlines, lambda it: self.told.extend(self.offer.follow(it))
         )
-        self.survey = Survey(self.world.connector, self.learnt, EVERY)
+        self.survey = Survey(self.world.connector, self.learnt, self.world.deadlines, EVERY)
         self.learnt.follow(self.world.profile.relaying.router.listing())
         self.play("S: 220 mx.example.net ESMTP smtpproxy")
 
@@ -80,18 +80,13 @@ def asked(number: int, *lines: str) -> str:
 
 def test_upstreams_are_asked_and_what_they_agree_on_is_announced():
     scene = Scene(ONE, TWO)
-    scene.play(
-        EHLO
-        + "S: 250-LIMITS RCPTMAX=5 RCPTDOMAINMAX=1\nS: 250-ENHANCEDSTATUSCODES\nS: 250 8BITMIME"
-    )
+    scene.play(EHLO + "S: 250-LIMITS RCPTMAX=5\nS: 250-ENHANCEDSTATUSCODES\nS: 250 8BITMIME")
     scene.ask()
     scene.play(asked(1, "DSN", "8BITMIME", "SMTPUTF8"))
     scene.play("wait 2s")
     assert scene.told == ["announces ENHANCEDSTATUSCODES no longer: 192.0.2.1:25 does not offer it"]
     scene.play(asked(2, "DSN", "8BITMIME"))
-    scene.play(
-        f"wait 2s\n{EHLO}S: 250-LIMITS RCPTMAX=5 RCPTDOMAINMAX=1\nS: 250-8BITMIME\nS: 250 DSN"
-    )
+    scene.play(f"wait 2s\n{EHLO}S: 250-LIMITS RCPTMAX=5\nS: 250-8BITMIME\nS: 250 DSN")
     assert scene.told[1:] == ["announces DSN: all upstreams offer it"]
 
 
@@ -104,14 +99,14 @@ def test_the_ehlo_follows_one_that_changes():
     scene.play(EHLO + both + "S: 250 DSN")
     scene.play("wait 2m\nC: NOOP\nS: 250 2.0.0 Ok\n" * 5)
     scene.ask()
-    scene.play(asked(2, "SMTPUTF8", "8BITMIME", "ENHANCEDSTATUSCODES", "SIZE 90"))
+    scene.play(asked(2, "SMTPUTF8", "8BITMIME", "ENHANCEDSTATUSCODES", "SIZE 90000"))
     scene.play("wait 2s")
-    scene.play(EHLO.replace("1000000", "90") + both + "S: 250 SMTPUTF8")
+    scene.play(EHLO.replace("1000000", "90000") + both + "S: 250 SMTPUTF8")
     assert scene.told == [
         "announces DSN: all upstreams offer it",
         "announces SMTPUTF8: all upstreams offer it",
         "announces DSN no longer: 192.0.2.1:25 does not offer it",
-        "announces SIZE 90: 192.0.2.1:25 takes no more",
+        "announces SIZE 90000: 192.0.2.1:25 takes no more",
     ]
 
 
@@ -257,7 +252,7 @@ FAILING = {
         "it does not offer STARTTLS",
         "192.0.2.2",
     ),
-    "silent": (upstream("three.test"), "no answer in 60 s", "192.0.2.3"),
+    "silent": (upstream("three.test"), "no answer in 15 s", "192.0.2.3"),
     "ourselves": (upstream("four.test"), "it is this proxy itself", "192.0.2.4"),
 }
 
@@ -266,7 +261,7 @@ FAILING = {
 def test_one_that_cannot_be_asked_is_asked_again(failing, reason, address):
     names = ("one.test", "two.test", "three.test", "four.test")
     scene = Scene(failing, hosts={name: [f"192.0.2.{n}"] for n, name in enumerate(names, 1)})
-    scene.play("C: QUIT\nS: 221 2.0.0 Bye\nS closed")
+    scene.play(LEAVE)
     scene.world.unreachable.add("192.0.2.1")
     scene.world.ourselves.add("192.0.2.4")
     for _ in range(2):
@@ -277,7 +272,7 @@ def test_one_that_cannot_be_asked_is_asked_again(failing, reason, address):
                 f"U{number}: 220 two.test ESMTP\nP{number}: EHLO mx.example.net\n"
                 f"U{number}: 250 two.test\nP{number}: QUIT\nU{number} gone"
             )
-        scene.play("wait 61s")
+        scene.play("wait 16s")
         (failure,) = scene.known().failures.values()
         assert failure == Failure(failing.servers[0], address, reason, failure.at)
         connections = len(scene.world.upstreams)
@@ -296,7 +291,7 @@ def _place(failing: Upstream) -> tuple[str, int]:
 
 def test_one_that_takes_long_is_not_asked_a_second_time_meanwhile():
     scene = Scene(ONE)
-    survey = Survey(scene.world.connector, scene.learnt, every=10.0)
+    survey = Survey(scene.world.connector, scene.learnt, scene.world.deadlines, every=10.0)
     survey.start()
     scene.play("wait 11s")
     assert scene.learnt.due(10.0) == [ONE]
@@ -305,7 +300,7 @@ def test_one_that_takes_long_is_not_asked_a_second_time_meanwhile():
 
 
 def test_a_few_are_asked_at_once():
-    scene = Scene(*(upstream(f"192.0.2.{number}") for number in range(100, 125)))
+    scene = Scene(*(upstream(f"192.0.2.{number}") for number in range(100, 150)))
     scene.ask()
     scene.ask()
     assert len(scene.world.upstreams) == AT_ONCE
@@ -316,6 +311,117 @@ def test_a_few_are_asked_at_once():
     scene.world.clock.advance(0)
     assert len(scene.world.upstreams) == 2 * AT_ONCE
     assert len({address for address, _ in scene.world.upstreams}) == 2 * AT_ONCE
+
+
+def rows(number: int, network: str = "192.0.2") -> list[Upstream]:
+    return [upstream(f"{network}.{each}") for each in range(1, number + 1)]
+
+
+def answer(scene: Scene) -> int:
+    """Those that are asked and not mute say something; how many there are."""
+    answered = 0
+    for number, (address, transport) in enumerate(scene.world.upstreams, 1):
+        if transport.open and not transport.closed and address not in MUTE:
+            scene.play(asked(number))
+            answered += 1
+    return answered
+
+
+MUTE = {f"192.0.2.{number}" for number in range(1, 256)}
+
+
+def answer_all(scene: Scene, seconds: float) -> int:
+    """The same, until nobody new has come for so long."""
+    answered, quiet = 0, 0.0
+    while quiet < seconds:
+        number = answer(scene)
+        answered += number
+        scene.play("wait 500ms")
+        quiet = 0.0 if number else quiet + 0.5
+    return answered
+
+
+def test_mute_ones_do_not_hold_up_the_others():
+    good = rows(100, "198.51.100")
+    scene = Scene(*rows(40), *good)
+    scene.ask()
+    began = scene.world.clock.seconds()
+    assert answer_all(scene, 2 * SLOW + 1) == len(good)
+    assert scene.world.clock.seconds() - began < 4 * SLOW + 5
+
+
+def test_a_new_one_is_asked_while_many_are_asked_again():
+    scene = Scene(*rows(MOST + 10))
+    scene.play(LEAVE)
+    scene.ask()
+    scene.play("wait 11m")
+    scene.ask()
+    scene.play("wait 10s")  # these are the slow ones by now
+    asking = [known for _, known in scene.learnt.all() if known.asking]
+    assert len(asking) == MOST_FAILING
+    scene.learnt.follow(Listing((*(each for each, _ in scene.learnt.all()), NEW), ()))
+    scene.ask()
+    assert scene.world.upstreams[-1][0] == "198.51.100.1"
+    assert answer(scene) == 1
+
+
+NEW = upstream("198.51.100.1")
+LEAVE = "C: QUIT\nS: 221 2.0.0 Bye\nS closed"
+
+
+def test_who_was_slow_before_counts_no_longer():
+    scene = Scene(*rows(AT_ONCE + 10))
+    scene.play(LEAVE)
+    for _ in range(3):
+        before = len(scene.world.upstreams)
+        scene.ask()
+        assert len(scene.world.upstreams) == before + AT_ONCE
+        scene.play("wait 11m")
+        assert len(scene.world.upstreams) == before + AT_ONCE + 10
+
+
+def test_there_is_an_end_to_those_that_are_asked():
+    scene = Scene(*rows(MOST + 10))
+    scene.ask()
+    scene.play(f"wait {PATIENCE - 1:.0f}s")
+    assert len(scene.world.upstreams) == MOST
+    scene.play(f"wait {PATIENCE:.0f}s")
+    assert len(scene.world.upstreams) == MOST + 10
+
+
+def test_one_with_many_mute_addresses_has_an_end():
+    hosts = {"one.test": [f"192.0.2.{number}" for number in range(1, 20)]}
+    scene = Scene(upstream("one.test"), hosts=hosts)
+    scene.ask()
+    scene.play("wait 59s")
+    assert scene.known().asking
+    scene.play("wait 2s")
+    assert not scene.known().asking
+    assert not any(transport.open for _, transport in scene.world.upstreams)
+    *_, last = scene.known().failures.values()
+    assert (last.address, last.reason) == ("", f"not all addresses were asked in {IN_ALL:.0f} s")
+
+
+def test_a_new_row_takes_back_what_is_announced_only_if_it_says_so():
+    scene = Scene(ONE)
+    scene.ask()
+    scene.play(asked(1, "DSN", "8BITMIME", "ENHANCEDSTATUSCODES"))
+    scene.play("wait 2s")
+    assert "DSN" in scene.offer(False)
+    scene.learnt.follow(Listing((ONE, NEW), ()))
+    scene.ask()
+    scene.play("wait 14s")
+    assert "DSN" in scene.offer(False)
+    scene.play("wait 3s")
+    assert scene.told[1:] == [
+        "announces DSN no longer: 198.51.100.1:25 (no answer in 15 s) was not heard of yet"
+    ]
+    scene.play("C: NOOP\nS: 250 2.0.0 Ok\nwait 4m\n" * 3)
+    scene.ask()
+    scene.play(asked(3, "DSN", "8BITMIME", "ENHANCEDSTATUSCODES"))
+    scene.play(asked(4, "DSN", "8BITMIME", "ENHANCEDSTATUSCODES"))
+    scene.play("wait 2s")
+    assert "DSN" in scene.offer(False)
 
 
 def test_many_that_fail_at_once_are_no_trouble():

@@ -13,14 +13,14 @@ from smtpproxy.cli import explaining, lookup
 from smtpproxy.cli.visit import Heard, NotSecured, Prefaced, Said, Secured, Visit
 from smtpproxy.cli.visiting import Attempt, Report, Visitor
 from smtpproxy.cli.waiting import with_reactor
-from smtpproxy.cli.wording import IDENTITY, complain, harmless, server
+from smtpproxy.cli.wording import IDENTITY, complain, extensions, harmless, server, too_small
 from smtpproxy.config import Config, config_file, load
 from smtpproxy.explain import explained
 from smtpproxy.faults import Faults
 from smtpproxy.routing import Found, Identity, Tls, Upstream, parse_servers
+from smtpproxy.smtp import keywords
 from smtpproxy.smtp.extensions import Extensions
 from smtpproxy.smtp.paths import Path
-from smtpproxy.smtp.replies import Reply
 from smtpproxy.upstream import UpstreamError
 
 FINE, NOT_FINE, ERROR = 0, 1, 2
@@ -142,7 +142,7 @@ def _fact(heard: Heard) -> Iterator[tuple[str, str]]:
         case Said(command, reply):
             verb, _, argument = command.partition(" ")
             if verb in ("EHLO", "LHLO") and reply.success:
-                yield verb, _announced(reply)
+                yield verb, extensions(Extensions.of(reply).lines())
             elif verb == "XCLIENT":
                 taken = "accepted" if reply.success else "refused"
                 yield verb, f"{taken}: {harmless(str(reply))} (to {harmless(argument)})"
@@ -156,14 +156,13 @@ def _fact(heard: Heard) -> Iterator[tuple[str, str]]:
             yield "STARTTLS", f"the handshake failed: {harmless(reason)}"
 
 
-def _announced(reply: Reply) -> str:
-    keywords = Extensions.of(reply).keywords
-    words = (" ".join((keyword, *arguments)) for keyword, arguments in keywords.items())
-    return harmless(", ".join(words)) or "no extensions"
-
-
 def _missing(visit: Visit, attempt: Attempt, upstream: Upstream) -> Iterator[tuple[str, str]]:
-    """What would have been said by now, had the server offered it or the mapping asked for it."""
+    """What would have been said by now, had the server offered it or the mapping asked for it.
+
+    And what it should not have said.
+    """
+    if (size := _size(visit)) is not None and keywords.too_small(size):
+        yield "SIZE", too_small(size)
     commands = [heard.command.partition(" ")[0] for heard in visit.heard if isinstance(heard, Said)]
     if upstream.tls is Tls.NONE or (attempt.server.path and not upstream.tls.required):
         yield "STARTTLS", "not asked for: mail goes in clear"
@@ -173,6 +172,14 @@ def _missing(visit: Visit, attempt: Attempt, upstream: Upstream) -> Iterator[tup
         yield "identity", IDENTITY[upstream.identity.value]
     elif upstream.identity is Identity.AUTO and "XCLIENT" not in commands:
         yield "XCLIENT", "not offered: the server sees this proxy as the client"
+
+
+def _size(visit: Visit) -> int | None:
+    """The limit in octets in what was announced last."""
+    for heard in reversed(visit.heard):
+        if isinstance(heard, Said) and heard.command[:4] in ("EHLO", "LHLO"):
+            return Extensions.of(heard.reply).size_limit
+    return None
 
 
 def _result(error: UpstreamError | None) -> str:

@@ -9,11 +9,21 @@ from itertools import groupby
 from typing import Any
 
 from smtpproxy.cli.asking import ask
-from smtpproxy.cli.wording import IDENTITY, counted, harmless, tls_words
+from smtpproxy.cli.wording import (
+    IDENTITY,
+    counted,
+    extensions,
+    harmless,
+    printable,
+    tls_words,
+    too_small,
+)
 
 ALL_HEARD, NOT_ALL_HEARD, ERROR = 0, 1, 2
 
 PATIENCE = 10.0  # seconds
+
+OUR_LIMIT = "limits.max_message_bytes"
 
 Said = Mapping[str, Any]
 
@@ -29,11 +39,11 @@ def run(options: Namespace) -> int:
         print(json.dumps(answer))
     else:
         for upstream in answer["upstreams"]:
-            print("\n".join(map(harmless, _upstream(upstream))))
+            print("\n".join(map(printable, _upstream(upstream))))
         if not answer["upstreams"]:
             print("no upstream is known")
         for listener in answer["listeners"]:
-            print("\n".join(map(harmless, _listener(listener))))
+            print("\n".join(map(printable, _listener(listener))))
     heard = all(each["heard"] and not each["failed"] for each in answer["upstreams"])
     return ALL_HEARD if heard else NOT_ALL_HEARD
 
@@ -41,13 +51,17 @@ def run(options: Namespace) -> int:
 def _upstream(said: Said) -> Iterator[str]:
     upstream, identity = ",".join(said["servers"]), said["identity"]
     ways = tls_words(said["tls"], said["servers"])
-    yield f"{upstream} ({ways}; identity: {IDENTITY.get(identity, identity)})"
+    yield f"{harmless(upstream)} ({ways}; identity: {IDENTITY.get(identity, identity)})"
     for _, group in groupby(said["heard"], key=lambda each: (each["server"], each["address"])):
         yield from _address(upstream, list(group))
+    if said["too_small"] is not None:
+        yield f"  SIZE {too_small(said['too_small'])}"
     for each in said["failed"]:
         reason = f"not heard {_ago(each['age'])}: {each['reason']}"
-        yield f"  {_place(upstream, each)}, {reason}"
-    if not (said["heard"] or said["failed"]):
+        yield f"  {_place(upstream, each)}, {harmless(reason)}"
+    if (asking := said["asking"]) is not None:
+        yield f"  being asked for {_time(asking)}"
+    elif not (said["heard"] or said["failed"]):
         yield "  not heard of yet"
 
 
@@ -56,11 +70,11 @@ def _address(upstream: str, heard: list[Said]) -> Iterator[str]:
     latest = heard[-1]
     place = _place(upstream, latest)
     if all(each["offers"] == latest["offers"] for each in heard):
-        yield f"  {place}, heard {_ago(latest['age'])}: {_extensions(latest['offers'])}"
+        yield f"  {place}, heard {_ago(latest['age'])}: {extensions(latest['offers'])}"
         return
     for each in heard:
         how = "by mail" if each["by_mail"] else "asked"
-        yield f"  {place}, {how} {_ago(each['age'])}: {_extensions(each['offers'])}"
+        yield f"  {place}, {how} {_ago(each['age'])}: {extensions(each['offers'])}"
 
 
 def _place(upstream: str, said: Said) -> str:
@@ -73,20 +87,29 @@ def _place(upstream: str, said: Said) -> str:
 
 def _listener(said: Said) -> Iterator[str]:
     yield f"listener {said['listener']}"
-    yield f"  announces {_extensions(said['announces'])}"
+    yield f"  announces {extensions(said['announces'])}"
+    yield from _size(said)
     after = said["announces_after_starttls"] or ()
     if further := [each for each in after if each not in said["announces"]]:
-        yield f"  after STARTTLS also {_extensions(further)}"
+        yield f"  after STARTTLS also {extensions(further)}"
     for keyword, why in said["withholds"].items():
-        yield f"  not {keyword}: {why}"
+        yield f"  not {keyword}: {harmless(why)}"
 
 
-def _extensions(lines: list[str]) -> str:
-    return ", ".join(lines) or "no extensions"
+def _size(said: Said) -> Iterator[str]:
+    """Whose limit is announced."""
+    for line in said["announces"]:
+        if line.startswith("SIZE "):
+            upstream = said["size_of"]
+            yield f"  {line}: {upstream} takes no more" if upstream else f"  {line}: {OUR_LIMIT}"
 
 
 def _ago(seconds: float) -> str:
+    return f"{_time(seconds)} ago"
+
+
+def _time(seconds: float) -> str:
     for size, unit in _UNITS:
         if seconds >= 2 * size:
-            return f"{counted(int(seconds // size), unit)} ago"
-    return f"{counted(max(0, round(seconds)), 'second')} ago"
+            return counted(int(seconds // size), unit)
+    return counted(max(0, round(seconds)), "second")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
+
+from smtpproxy.smtp.keywords import LEAST_SIZE
 
 if TYPE_CHECKING:
     from smtpproxy.routing import Row, Upstream
@@ -26,6 +28,8 @@ IDENTITY = {
     "none": "none: the server takes this proxy for the client",
 }
 LONGEST = 1000  # characters of what others said
+LONGEST_EXTENSION = 200  # of one line of a reply to EHLO
+MOST_EXTENSIONS = 100
 
 _DEFAULTS = ("verify where offered", "auto")
 
@@ -45,10 +49,30 @@ def harmless(text: str) -> str:
 
     It is for people: what stands as `\xf6` in it already is not escaped once more.
     """
-    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+    return printable(_clipped(text, LONGEST))
+
+
+def printable(text: str) -> str:
+    """All of `text`, without what could drive a terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def extensions(lines: Sequence[str]) -> str:
+    """What a reply to EHLO announces; a long line of it hides none of the others."""
+    shown = [printable(_clipped(line, LONGEST_EXTENSION)) for line in lines[:MOST_EXTENSIONS]]
+    more = [f"{len(lines) - len(shown)} more"] if len(lines) > len(shown) else []
+    return ", ".join(shown + more) or "no extensions"
+
+
+def too_small(size: int) -> str:
+    """What is wrong with a limit of `size` octets."""
+    return f"{size} is too small: RFC 5321 has every server take {LEAST_SIZE}; not announced"
+
+
+def _clipped(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def tls_words(tls: str, servers: Iterable[str]) -> str:

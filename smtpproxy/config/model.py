@@ -115,6 +115,16 @@ class Upstreams(Table):
         0,
     )
 
+    @field_validator("ready_connections")
+    @classmethod
+    def _ready_ones_are_kept(cls, ready: int, info: ValidationInfo) -> int:
+        idle, most = info.data.get("keep_idle"), info.data.get("keep_connections")
+        if ready and idle == 0:
+            raise ValueError('none is kept: set keep_idle, such as "2s", or leave this at 0')
+        if most is not None and ready > most:
+            raise ValueError(f"is more than keep_connections ({most}): raise that one, too")
+        return ready
+
 
 class Timeouts(Table):
     """How long to wait for what: seconds."""

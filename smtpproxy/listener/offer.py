@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
+from smtpproxy.routing import Upstream
 from smtpproxy.smtp.extensions import Extensions
 from smtpproxy.smtp.keywords import ASSUMED, KEYWORDS, NEEDS, OURS, Wishes, Words
 from smtpproxy.upstream import Agreement
 
 MOST_RECIPIENTS = 999_999  # RFC 9422 section 4: a limit has at most six digits
 _NAMED = 3  # upstreams or mappings, where it is said which ones withhold something
+_LONGEST = 100  # characters of the reason why one was not heard
 
 
 class Offer:
     """What one listener can announce, by what its upstreams agree on.
 
     Some extensions are our own.  Some are announced until an upstream is known that does not have
-    them.  The others are announced once every upstream is known, and all of them have it.
+    them.  The others are announced once every upstream is known, and all of them have it; those
+    that are announced by then wait for the first answer of a new one.
     """
 
     def __init__(
@@ -54,6 +57,14 @@ class Offer:
         """Each keyword that is not announced, and why."""
         return {keyword: why for keyword in KEYWORDS if (why := self._why_not(keyword))}
 
+    @property
+    def size_of(self) -> Upstream | None:
+        """Whose limit is announced as SIZE; None for our own."""
+        theirs = self._agreement.size
+        if theirs is None or self._wishes.wanted("SIZE") or theirs[0] >= self._max_message_bytes:
+            return None
+        return theirs[1]
+
     def _announce(self) -> None:
         self._can = {each: self._words(each) for each in KEYWORDS if not self._why_not(each)}
         for secured, not_then in ((False, "REQUIRETLS"), (True, "STARTTLS")):
@@ -68,7 +79,9 @@ class Offer:
             case "LIMITS":
                 one_domain = self._parts_messages
                 return f"RCPTMAX={self._max_recipients}", *["RCPTDOMAINMAX=1"] * one_domain
-        return self._agreement.words.get(keyword, ())
+        # What a new one will say is not known yet: till then, as it was.
+        before = self._can.get(keyword, ()) if self._agreement.new else ()
+        return self._agreement.words.get(keyword, before)
 
     @property
     def _parts_messages(self) -> bool:
@@ -82,9 +95,7 @@ class Offer:
     def _size(self) -> int:
         """The smallest limit, or ours if an administrator says so."""
         theirs = self._agreement.size
-        if theirs is None or self._wishes.wanted("SIZE"):
-            return self._max_message_bytes
-        return min(self._max_message_bytes, theirs[0])
+        return theirs[0] if theirs and self.size_of else self._max_message_bytes
 
     def _why_not(self, keyword: str) -> str:
         """Why it is not announced; "" where it is."""
@@ -109,12 +120,18 @@ class Offer:
             return ""
         if without := agreement.without.get(keyword):
             return f"{_names(without)} {_verb(without, 'does', 'do')} not offer it"
+        if unsteady := agreement.unsteady.get(keyword):
+            return f"{_names(unsteady)} {_verb(unsteady, 'does', 'do')} not always offer it"
         if keyword in ASSUMED:
             return ""
         if unlisted := agreement.unlisted:
             return f"{_names(unlisted)} cannot list {_verb(unlisted, 'its', 'their')} upstreams"
         if unknown := agreement.unknown:
-            return f"{_names(unknown)} {_verb(unknown, 'was', 'were')} not heard of yet"
+            return f"{_names(_reasons(unknown))} {_verb(unknown, 'was', 'were')} not heard of yet"
+        if new := agreement.new:
+            if keyword in self._can:
+                return ""
+            return f"{_names(new)} {_verb(new, 'was', 'were')} not heard of yet"
         return "" if keyword in agreement.words else "no upstream is known"
 
     def _changes(self, before: dict[str, Words]) -> Iterator[str]:
@@ -125,9 +142,7 @@ class Offer:
             if keyword not in self._can:
                 yield f"announces {keyword} no longer: {self._why_not(keyword)}"
         if before.get("SIZE") != self._can.get("SIZE"):
-            theirs = self._agreement.size
-            least = theirs is not None and theirs[0] == self._size
-            why = f": {theirs[1]} takes no more" if theirs is not None and least else ""
+            why = f": {self.size_of} takes no more" if self.size_of else ""
             yield f"announces SIZE {self._size}{why}"
 
 
@@ -141,5 +156,9 @@ def _names(them: Sequence[object]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _verb(them: Sequence[object], one: str, many: str) -> str:
+def _reasons(unknown: Mapping[Upstream, str]) -> list[str]:
+    return [f"{each} ({why[:_LONGEST]})" if why else str(each) for each, why in unknown.items()]
+
+
+def _verb(them: Collection[object], one: str, many: str) -> str:
     return one if len(them) == 1 else many

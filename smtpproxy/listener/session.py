@@ -349,7 +349,7 @@ class Session:
     async def _end_of_content(self, end: EndOfContent) -> Reply:
         transaction = self._transaction
         assert transaction is not None
-        await transaction.message.end(end)
+        transaction.message.end(end)
         reply = await self._outcome(transaction)
         if self._last_verb == "BDAT":
             self._taken["BDAT"] += reply.success
@@ -369,6 +369,7 @@ class Session:
         if not self._profile.lmtp:
             self._say_interim(PRDR)
         replies = []
+        reads = True  # the client, what we say
         for each in accepted:
             reply = (await transaction.message.outcome(each)).reply
             if reply.code == 421:  # it ends the session for its upstream alone
@@ -376,6 +377,11 @@ class Session:
             replies.append(reply)
             if not self._profile.lmtp or len(replies) < len(accepted):
                 self._say_interim(reply)
+                if reads:
+                    try:
+                        await self._stream.drain(self._profile.command_time)
+                    except (Gone, TimedOut):  # what the upstreams say is heard all the same
+                        reads = False
         if self._profile.lmtp:
             return replies[-1]
         # Exim takes a refusal here for one of all recipients, those of earlier messages included.

@@ -18,6 +18,8 @@ from smtpproxy.smtp.replies import Reply
 from smtpproxy.smtp.states import State
 from smtpproxy.upstream import Broken, Connection
 
+MOST_HELD = 32 * 1024  # octets that wait to be sent as a chunk, or to be the last one
+
 _DATA = Plain(Verb.DATA)
 _GO_AHEAD = Reply.of(354, "", "Go ahead")
 
@@ -156,22 +158,29 @@ class Delivery:
             self._data_asked = True
             self._send(_DATA)
 
-    async def data(self) -> Reply:
-        """The reply to DATA: after a 354, content is to follow."""
-        reply = _GO_AHEAD if self._chunked else await self._reply()
+    async def data(self, seconds: float) -> Reply:
+        """The reply to DATA, within `seconds`: after a 354, content is to follow."""
+        reply = _GO_AHEAD if self._chunked else await self._reply(seconds)
         self._data_asked = False
         if reply.code == 354 and self._preface:
-            await self._write(self._preface)
+            self._write(self._preface)
         return reply
 
-    async def content(self, data: bytes) -> None:
-        """Send a part of the content, as slowly as the upstream takes it."""
+    def content(self, data: bytes) -> None:
+        """Send a part of the content; `drained` waits where the upstream takes none."""
         data = self._convert(data)
-        if self._chunked:  # the last one is to say that it is the last
+        if self._chunked:
+            if len(self._held) + len(data) <= MOST_HELD:
+                self._held += data
+                return
             data, self._held = self._held, data
-        await self._write(data)
+        self._write(data)
 
-    async def end(self) -> None:
+    async def drained(self, seconds: float) -> None:
+        """Wait, at most `seconds`, while the upstream takes no content."""
+        await self.connection.drained(seconds)
+
+    def end(self) -> None:
         """Send the end of the message: `outcome` gives what the upstream says of it."""
         prdr = "PRDR" in self.carried.mail.parameters
         each = prdr or self.connection.server.lmtp
@@ -180,13 +189,13 @@ class Delivery:
             self.connection.end_chunks(self._held, replies, prdr)
             return
         if self._stuffer is not None:
-            await self._write(self._stuffer.end())
+            self._write(self._stuffer.end())
         self.connection.end_content(replies, prdr)
 
     async def outcome(self, seconds: float) -> Reply:
         """What the upstream says of the message for its next recipient.
 
-        Waits at most `seconds` for each reply; may raise `InDoubt`.
+        Waits at most `seconds`; may raise `InDoubt`.
         """
         if not self._final:
             await self._hear_final(seconds)
@@ -194,10 +203,13 @@ class Delivery:
 
     async def _hear_final(self, seconds: float) -> None:
         connection = self.connection
+        until = connection.seconds() + seconds
         reply = await connection.final_reply(seconds)
         if reply.code == 353:
-            replies = [await connection.final_reply(seconds) for _ in self.recipients]
-            overall = await connection.final_reply(seconds)
+            replies = [
+                await connection.final_reply(until - connection.seconds()) for _ in self.recipients
+            ]
+            overall = await connection.final_reply(until - connection.seconds())
             # A success is one only where the reply for all of the message is one, too.
             self._final.extend(
                 each if overall.success or not each.success else overall for each in replies
@@ -229,16 +241,15 @@ class Delivery:
         else:
             self._unsent += commands
 
-    async def _reply(self) -> Reply:
+    async def _reply(self, seconds: float | None = None) -> Reply:
         if self._unsent:
             self.connection.send(self._unsent.popleft())
-        return await self.connection.reply(self._times.reply)
+        return await self.connection.reply(self._times.reply if seconds is None else seconds)
 
-    async def _write(self, data: bytes) -> None:
-        if not data:
-            return
-        write = self.connection.chunk if self._chunked else self.connection.content
-        await write(data, self._times.reply)
+    def _write(self, data: bytes) -> None:
+        if data:
+            send = self.connection.send_chunk if self._chunked else self.connection.send_content
+            send(data)
 
 
 def _as_it_is(data: bytes) -> bytes:

@@ -76,10 +76,12 @@ class Message:
                     delivery.ask_data(stuffed)
                 except Broken as error:
                     verdicts[delivery] = Verdict.of_broken(error)
+            until = self._now() + self._relaying.times.reply
             for delivery in bound:
                 if delivery not in verdicts:
                     try:
-                        verdicts[delivery] = Verdict.of_upstream(await delivery.data())
+                        reply = await delivery.data(until - self._now())
+                        verdicts[delivery] = Verdict.of_upstream(reply)
                     except Broken as error:
                         verdicts[delivery] = Verdict.of_broken(error)
         return {each: verdicts[each] for each in bound}
@@ -98,16 +100,22 @@ class Message:
             if part.size > self._most_bytes(delivery):
                 self._fail(delivery, Verdict(TOO_BIG, Side.PROXY))
                 continue
-            with self._phases.during("content"):
+            try:
+                delivery.content(part.data)
+            except Broken as error:
+                self._fail(delivery, Verdict.of_broken(error))
+        with self._phases.during("content"):
+            until = self._now() + self._relaying.times.reply
+            for delivery in tuple(self._live):
                 try:
-                    await delivery.content(part.data)
+                    await delivery.drained(until - self._now())
                 except Broken as error:
                     self._fail(delivery, Verdict.of_broken(error))
 
-    async def end(self, end: EndOfContent) -> None:
+    def end(self, end: EndOfContent) -> None:
         """The client's message is whole: have the upstreams take it."""
         self.size = end.size
-        self._until = self._relaying.deadlines.seconds() + self._relaying.times.final
+        self._until = self._now() + self._relaying.times.final
         self.finishing = True
         for delivery in tuple(self._live):
             flaw = self._flaw(delivery, end)
@@ -115,7 +123,7 @@ class Message:
                 self._fail(delivery, Verdict(flaw, Side.PROXY))
                 continue
             try:
-                await delivery.end()
+                delivery.end()
             except Broken as error:
                 self._fail(delivery, Verdict.of_broken(error))
 
@@ -128,9 +136,7 @@ class Message:
         with self._phases.during("final"):
             if delivery.failure is None:
                 try:
-                    reply = await delivery.outcome(
-                        max(self._until - self._relaying.deadlines.seconds(), 0.0)
-                    )
+                    reply = await delivery.outcome(self._until - self._now())
                     accepted.verdict = Verdict.of_upstream(reply)
                 except Broken as error:
                     delivery.failure = Verdict.of_broken(error)
@@ -166,6 +172,9 @@ class Message:
         """An upstream does not get the message."""
         delivery.fail(verdict)
         self._live.remove(delivery)
+
+    def _now(self) -> float:
+        return self._relaying.deadlines.seconds()
 
     def _deliveries(self) -> list[Delivery]:
         return list(dict.fromkeys(each.delivery for each in self._accepted))

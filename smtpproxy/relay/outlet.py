@@ -11,6 +11,8 @@ from smtpproxy.smtp.states import State
 from smtpproxy.upstream import Broken, Caller, Connection, Pool
 from smtpproxy.upstream.connector import Failed
 
+MOST_CONNECTIONS = 20
+
 
 class Outlet:
     """The connections in use, and how to get another."""
@@ -33,6 +35,7 @@ class Outlet:
             self.leave([upstream])
             kept = None
         if kept is None:
+            self._make_room()
             kept = await self._pool.connect(upstream, self.caller, seconds, failed)
             self._connections[upstream] = kept
         return kept
@@ -88,11 +91,23 @@ class Outlet:
         """Part politely from all upstreams but these."""
         self.leave([each for each in self._connections if each not in upstreams])
 
-    def cut(self, upstream: Upstream) -> None:
-        """Part from an upstream at once, whatever is under way."""
+    def cut(self, upstream: Upstream) -> Connection | None:
+        """Part from an upstream at once, whatever is under way; gives the connection, if any."""
         connection = self._connections.pop(upstream, None)
         if connection is not None:
             connection.abort()
+        return connection
+
+    def distrust(self, upstream: Upstream) -> None:
+        """The connection fell silent: neither it nor those that others have left count any more."""
+        self.cut(upstream)
+        self._pool.give_up(upstream)
+
+    def _make_room(self) -> None:
+        """Part from the upstream that was in use longest ago, where there are many."""
+        idle = [each for each, it in self._connections.items() if it.state is State.READY]
+        if len(self._connections) >= MOST_CONNECTIONS and idle:
+            self.leave(idle[:1])
 
     def _drop_useless(self) -> None:
         """Cut the connections that are of no use any more."""

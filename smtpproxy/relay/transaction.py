@@ -41,6 +41,7 @@ TOO_MANY_RECIPIENTS = Reply.of(452, "4.5.3", "Too many recipients")
 
 Ahead = Callable[[], Sequence[Command]]
 
+AHEAD_TIME = 0.5  # seconds that looking recipients up ahead may take: the first one waits for it
 MOST_UPSTREAMS = 20  # of one transaction
 
 
@@ -135,16 +136,20 @@ class Transaction:
         """What the mappings say of a recipient, or have said already."""
         if self._foreseen and self._foreseen[0].rcpt is rcpt:
             return self._foreseen.popleft()
+        seconds = self._relaying.recipient_time
+        answer = await self._look_up(rcpt, seconds)
+        return _Destination(rcpt, answer or TryAgain(f"look-up not done within {seconds:g} s"))
+
+    async def _look_up(self, rcpt: Rcpt, seconds: float) -> Answer | None:
+        """What the mappings say of a recipient; None where they do not within `seconds`."""
         looking = self._relaying.router.route(
             rcpt.recipient, self.mail.sender, self._session.client
         )
-        seconds = self._relaying.recipient_time
         with self._phases.during("lookup"):
             try:
-                answer = await self._relaying.deadlines.limit(looking, seconds)
+                return await self._relaying.deadlines.limit(looking, seconds)
             except TimedOut:
-                answer = TryAgain(f"look-up not done within {seconds:g} s")
-        return _Destination(rcpt, answer)
+                return None
 
     async def _to(self, upstream: Upstream, rcpt: Rcpt, ahead: Ahead, until: float) -> Verdict:
         """Offer a recipient to its upstream, unless the transaction may not go there."""
@@ -154,7 +159,7 @@ class Transaction:
         if delivery is None or not (delivery.usable or delivery.recipients):
             if self.bound and not self.each:
                 return self._close(OTHER_UPSTREAM)
-            if len(self._bound()) >= MOST_UPSTREAMS:
+            if len(self._deliveries) >= MOST_UPSTREAMS:
                 return self._close(TOO_MANY_RECIPIENTS)
             return await self._offer(upstream, rcpt, ahead, until)
         try:
@@ -178,8 +183,12 @@ class Transaction:
             )
         except TimedOut:
             reason = f"not done within {self._relaying.recipient_time:g} s"
-            self._outlet.cut(upstream)
-            self._session.upstream_failed(upstream.servers[0], "", reason)
+            connection = self._outlet.cut(upstream)
+            if connection is None:
+                self._session.upstream_failed(upstream.servers[0], "", f"no connection: {reason}")
+            else:
+                reason = f"no answer to MAIL or RCPT: {reason}"
+                self._session.upstream_failed(connection.server, connection.address, reason)
             return Verdict(Unreachable(reason).reply, Side.UPSTREAM, reason)
 
     async def _connect(self, upstream: Upstream, rcpt: Rcpt, ahead: Ahead, until: float) -> Verdict:
@@ -195,10 +204,19 @@ class Transaction:
             except UpstreamError as error:
                 return Verdict(error.reply, error.by, str(error))
             reused = connection.may_be_stale
+            left = until - self._now()
             try:
-                verdict = await self._replay(connection, rcpt, ahead)
+                # One that fell silent must leave time for a fresh one, perhaps to another server.
+                verdict = await self._relaying.deadlines.limit(
+                    self._replay(connection, rcpt, ahead), left / 2 if reused else left
+                )
             except NotCarried as lack:
                 return Verdict(lack.reply, Side.PROXY)
+            except TimedOut:
+                if not reused:
+                    raise
+                self._outlet.distrust(upstream)
+                continue
             except Broken as error:
                 verdict = Verdict.of_broken(error)
             # One that was used before may break as it is used again, left idle for too long, say.
@@ -244,6 +262,7 @@ class Transaction:
         if not delivery.pipelining:
             return flight, False
         data = False
+        until = self._now() + AHEAD_TIME
         foreseen: list[_Destination] = []
         for command in ahead():
             if not isinstance(command, Rcpt):
@@ -251,13 +270,24 @@ class Transaction:
                 break
             if len(self.accepted) + len(flight) >= self._relaying.max_recipients:
                 break
-            destination = await self._destination(command)
+            destination = await self._foresee(command, until)
+            if destination is None:
+                break
             foreseen.append(destination)
             if not self._goes_with(delivery, flight, destination):
                 break
             flight.append(command)
         self._foreseen.extendleft(reversed(foreseen))
         return flight, data
+
+    async def _foresee(self, rcpt: Rcpt, until: float) -> _Destination | None:
+        """What is known of a recipient ahead of its turn, or can be by then."""
+        if self._foreseen and self._foreseen[0].rcpt is rcpt:
+            return self._foreseen.popleft()
+        if self._now() >= until:
+            return None
+        answer = await self._look_up(rcpt, until - self._now())
+        return _Destination(rcpt, answer) if answer else None
 
     def _goes_with(
         self, delivery: Delivery, flight: Sequence[Rcpt], destination: _Destination

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum, auto
+from itertools import takewhile
 
 from smtpproxy.smtp.commands import Bdat, Command, Verb
 from smtpproxy.smtp.errors import LocalProtocolError, ProtocolError
@@ -40,9 +41,9 @@ class ClientConnection:
         return not self._under_way and self._reader.empty
 
     @property
-    def owes_chunk(self) -> bool:
-        """The next reply is to a chunk that is not the last."""
-        return bool(self._under_way) and self._under_way[0] is Verb.BDAT
+    def chunks_owed(self) -> int:
+        """How many of the replies that come next are to chunks that are not the last."""
+        return sum(1 for _ in takewhile(lambda owed: owed is Verb.BDAT, self._under_way))
 
     def send(self, command: Command) -> bytes:
         """The bytes of `command`.

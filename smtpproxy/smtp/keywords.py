@@ -51,6 +51,13 @@ NEEDS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+LEAST_SIZE = 65536  # octets that every server must take: RFC 5321 section 4.5.3.1.7
+
+
+def too_small(size: int) -> bool:
+    """Whether no server may have such a limit, in octets: mail is lost where it is believed."""
+    return size < LEAST_SIZE
+
 
 def offered(keyword: str, extensions: Extensions) -> Words | None:
     """What a server says behind `keyword`; None where it does not offer it, or to no use.

@@ -80,6 +80,17 @@ _NO_CHUNKING = Reply.of(502, "5.5.1", "CHUNKING is not offered")
 _NO_LMTP_RECIPIENTS = Reply.of(503, "5.5.1", "No valid recipients")  # RFC 2033 section 4.2
 
 
+def _refusal(line: bytes, verb: str, reply: Reply) -> Refusal:
+    """What is said of a line that is no command.
+
+    Behind one that looks like BDAT a chunk follows, and where it ends nobody knows: it must not
+    run as commands.
+    """
+    if line[:4].upper() == b"BDAT":
+        return Refusal("BDAT", Reply.of(421, "4.5.4", "Syntax: BDAT size [LAST]"))
+    return Refusal(verb, reply)
+
+
 class ServerConnection:
     """One client's connection, seen from the server.
 
@@ -92,7 +103,7 @@ class ServerConnection:
         self._lmtp = lmtp
         self._buffer = bytearray()
         self._searched = 0
-        self._overlong = False
+        self._overlong = b""  # how a line begins that is too long
         self._ahead: deque[tuple[int, Command]] = deque()  # read already, with their octets
         self._reader: DataReader | ChunkReader | None = None  # while inside content
         self._chunks: ChunkReader | None = None  # of the message under way
@@ -221,7 +232,7 @@ class ServerConnection:
         try:
             return parse_command(line)
         except BadCommand as bad:
-            return Refusal(bad.verb, bad.reply)
+            return _refusal(line, bad.verb, bad.reply)
 
     def _answer(self, command: Command) -> State | Reply:
         """The state that the command leads to, or the reply that refuses it."""
@@ -253,8 +264,8 @@ class ServerConnection:
         buffer = self._buffer
         end = buffer.find(b"\n", self._searched)
         if end < 0:
-            self._overlong = self._overlong or len(buffer) > MAX_COMMAND_LINE
-            if self._overlong:
+            if len(buffer) > MAX_COMMAND_LINE or self._overlong:
+                self._overlong = self._overlong or bytes(buffer[:MAX_COMMAND_LINE])
                 buffer.clear()
             self._searched = len(buffer)
             return None
@@ -262,10 +273,10 @@ class ServerConnection:
         del buffer[: end + 1]
         self._searched = 0
         if self._overlong or len(line) >= MAX_COMMAND_LINE:
-            self._overlong = False
-            return Refusal("", Reply.of(500, "5.5.2", "Line too long"))
+            line, self._overlong = self._overlong or line, b""
+            return _refusal(line, "", Reply.of(500, "5.5.2", "Line too long"))
         if not line.endswith(b"\r"):
-            return Refusal("", Reply.of(500, "5.5.2", "Lines end in CR LF"))
+            return _refusal(line, "", Reply.of(500, "5.5.2", "Lines end in CR LF"))
         return line[:-1]
 
     def _next_content(

@@ -21,6 +21,7 @@ from smtpproxy.smtp.states import State
 from smtpproxy.stream import Disconnected, Stream
 from smtpproxy.upstream.errors import Broken, ChunkRefused, EarlyReply, InDoubt
 
+MOST_CHUNKS = 50  # under way without a reply
 QUIT_TIME = 5.0  # seconds that an upstream has to answer QUIT
 
 
@@ -46,6 +47,7 @@ class Connection:
         self.first_choice = True  # no address before it was no use
         self.since = stream.seconds()
         self.kept = False  # it has waited for somebody to use it
+        self._chunked = False  # content is sent by BDAT
         self._broken: str = ""
 
     def __repr__(self) -> str:
@@ -80,6 +82,10 @@ class Connection:
         """It has carried as many transactions as the upstream wants (RFC 9422 section 4.1)."""
         return self.transactions >= self.extensions.limits.get("MAILMAX", self.transactions + 1)
 
+    def seconds(self) -> float:
+        """The time, for who gives several waits one deadline."""
+        return self._stream.seconds()
+
     def preface(self, data: bytes) -> None:
         """Send what stands in front of all SMTP, as the PROXY protocol's header does."""
         self._stream.write(data)
@@ -108,6 +114,8 @@ class Connection:
 
     async def reply(self, seconds: float) -> Reply:
         """The reply to the oldest command under way, or the greeting: all of it in `seconds`."""
+        if self.state is State.ENDED:  # by a 421, say: nothing behind it counts
+            raise self._break(self.broken)
         until = self._stream.seconds() + seconds
         try:
             while (reply := self._core.next_reply()) is None:
@@ -115,47 +123,51 @@ class Connection:
         except Disconnected as error:
             raise self._break(f"the upstream closed the connection: {error}") from error
         except TimedOut as error:
-            raise self._break(f"no answer within {seconds:g} s") from error
+            raise self._break(f"no answer within {max(seconds, 0):.3g} s") from error
         except ProtocolError as error:
             raise self._break(str(error)) from error
         return reply
 
-    async def content(self, data: bytes, seconds: float) -> None:
-        """Send a part of the message; wait, at most `seconds`, while the upstream takes none.
+    def send_content(self, data: bytes) -> None:
+        """Send a part of the message; `drained` waits where the upstream takes none.
 
         Raises `EarlyReply` where the upstream answered before the end.
         """
         self._check_early()
         self._stream.write(self._core.send_content(data))
-        try:
-            await self._stream.drain(seconds)
-        except Disconnected as error:
-            self._check_early()
-            raise self._break(f"the upstream closed the connection: {error}") from error
-        except TimedOut as error:
-            self._check_early()
-            raise self._break(f"the upstream took no content for {seconds:g} s") from error
 
-    async def chunk(self, data: bytes, seconds: float) -> None:
-        """Send a part of the message as a BDAT chunk of its own, and wait as `content` does.
+    def send_chunk(self, data: bytes) -> None:
+        """As `send_content`, as a BDAT chunk of its own.
 
-        Raises `ChunkRefused` where it, or one before it, was refused.
+        Raises `ChunkRefused` where one before it was refused.
         """
         self._check_chunks()
         try:
             self._stream.write(self._core.send_chunk(data))
         except ProtocolError as error:
             raise self._break(str(error)) from error
-        if "PIPELINING" not in self.extensions:  # RFC 3030 section 2
-            self._check_chunk(await self.reply(seconds))
+        self._chunked = True
+
+    async def drained(self, seconds: float) -> None:
+        """Wait, at most `seconds`, while the upstream takes no content; raises as it is sent."""
+        check = self._check_chunks if self._chunked else self._check_early
+        until = self._stream.seconds() + seconds
         try:
-            await self._stream.drain(seconds)
+            if self._chunked:
+                # RFC 3030 section 2: without PIPELINING each waits for its reply.
+                most = MOST_CHUNKS if "PIPELINING" in self.extensions else 0
+                while self._core.chunks_owed > most:
+                    self._check_chunk(await self.reply(until - self._stream.seconds()))
+            await self._stream.drain(until - self._stream.seconds())
         except Disconnected as error:
-            self._check_chunks()
+            check()
             raise self._break(f"the upstream closed the connection: {error}") from error
         except TimedOut as error:
-            raise self._break(f"the upstream took no content for {seconds:g} s") from error
-        self._check_chunks()
+            check()
+            raise self._break(
+                f"the upstream took no content for {max(seconds, 0):.3g} s"
+            ) from error
+        check()
 
     def end_content(self, recipients: int = 1, prdr: bool = False) -> None:
         """Send the final dot; `final_reply` gives what comes of it (see `ClientConnection`).
@@ -178,10 +190,11 @@ class Connection:
 
         Raises `InDoubt` where none comes, `ChunkRefused` where a chunk before it was refused.
         """
+        until = self._stream.seconds() + seconds
         try:
-            while self._core.owes_chunk:
-                self._check_chunk(await self.reply(seconds))
-            return await self.reply(seconds)
+            while self._core.chunks_owed:
+                self._check_chunk(await self.reply(until - self._stream.seconds()))
+            return await self.reply(until - self._stream.seconds())
         except ChunkRefused:
             raise
         except Broken as error:
@@ -253,7 +266,7 @@ class Connection:
         if not self._broken and self._stream.unread:  # it may have refused one, and closed
             self._core.receive(self._stream.take())
         try:
-            while self._core.owes_chunk and (reply := self._core.next_reply()):
+            while self._core.chunks_owed and (reply := self._core.next_reply()):
                 self._check_chunk(reply)
         except ProtocolError as error:
             raise self._break(str(error)) from error

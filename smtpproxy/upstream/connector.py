@@ -15,7 +15,13 @@ from smtpproxy.routing import Server, Upstream
 from smtpproxy.smtp.extensions import Extensions
 from smtpproxy.stream import Disconnected, Stream
 from smtpproxy.upstream.connection import Connection
-from smtpproxy.upstream.errors import Broken, Ourselves, Unreachable, UpstreamError
+from smtpproxy.upstream.errors import (
+    Broken,
+    NotIntroduced,
+    Ourselves,
+    Unreachable,
+    UpstreamError,
+)
 from smtpproxy.upstream.handshake import (
     Caller,
     Manners,
@@ -127,9 +133,12 @@ class Connector:
     async def introduce(self, connection: Connection, caller: Caller) -> None:
         """Tell a connection that was made before of the caller, where it wants to be told.
 
-        Raises `Broken` or `UpstreamError`.
+        Raises `Broken` or `UpstreamError`; also where it was told of another, and that stands.
         """
+        before = connection.told
         await introduce(connection, caller, self._manners)
+        if before is not None and connection.told is before:
+            raise NotIntroduced
         await self._tell(connection, caller)
 
     async def _tell(self, connection: Connection, caller: Caller) -> None:

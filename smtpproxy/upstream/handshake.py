@@ -164,7 +164,10 @@ async def introduce(connection: Connection, caller: Caller, manners: Manners) ->
         return
     announced = {name.upper() for name in connection.extensions["XCLIENT"]}
     client = await caller.identify("NAME" in announced)
-    lines = xclient.commands(attributes(client), announced)
+    said = attributes(client)
+    if connection.told is not None:  # what was said of the one before must not stay
+        said = {**dict.fromkeys(("LOGIN", "DESTADDR", "DESTPORT"), UNAVAILABLE), **said}
+    lines = xclient.commands(said, announced)
     if not lines:
         if identity is Identity.XCLIENT:
             raise NotIntroduced
@@ -178,12 +181,12 @@ async def introduce(connection: Connection, caller: Caller, manners: Manners) ->
         if not reply.success:
             raise ClientRefused(reply)
     # The client's own words: what stands here is what the upstream takes for its HELO.
-    said = _hello(connection, client.helo, client.esmtp)
-    reply = await connection.ask(said, manners.reply_time)
+    hello = _hello(connection, client.helo, client.esmtp)
+    reply = await connection.ask(hello, manners.reply_time)
     if not reply.success:
         raise ClientRefused(reply)
     # After HELO nothing is announced any more: least of all PIPELINING.
-    connection.extensions = Extensions.of(reply) if said.esmtp else Extensions()
+    connection.extensions = Extensions.of(reply) if hello.esmtp else Extensions()
 
 
 def attributes(client: Client) -> dict[str, str]:

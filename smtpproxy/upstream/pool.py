@@ -6,7 +6,6 @@ it takes to be told anew (XCLIENT).  One that was told of nobody serves everybod
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,8 @@ from smtpproxy.upstream.connector import Connector, Failed
 from smtpproxy.upstream.errors import Broken, UpstreamError
 from smtpproxy.upstream.handshake import Caller
 
+MOST = 500  # connections kept, of all upstreams
+REST = 30.0  # seconds without making any ahead, after one that was no use
 PREPARE_TIME = 30.0  # seconds to make a connection that nobody waits for
 
 log = Logger()
@@ -49,31 +50,32 @@ class Pool:
         self._connector = connector
         self._limits = limits
         self._deadlines = deadlines
-        self._idle: defaultdict[Upstream, dict[Connection, Deadline]] = defaultdict(dict)
+        self._idle: dict[Upstream, dict[Connection, Deadline]] = {}
+        self._kept = 0
+        self._resting: dict[Upstream, float] = {}  # until when none is made ahead
         self._preparing: dict[Deferred[Any], Upstream] = {}
         self._stopped = False
 
     def __len__(self) -> int:
-        return sum(map(len, self._idle.values()))
+        return self._kept
 
     async def connect(
         self, upstream: Upstream, caller: Caller, seconds: float, failed: Failed
     ) -> Connection:
         """As `Connector.connect`: one that is there and may serve the caller, or a new one."""
         until = self._deadlines.seconds() + seconds
-        try:
-            while (kept := await self._take(upstream, caller)) is not None:
-                if await self._introduced(kept, caller, until):
-                    return kept
+        connection = await self._reused(upstream, caller, until)
+        if connection is None:
             left = until - self._deadlines.seconds()
-            return await self._connector.connect(upstream, caller, left, failed)
-        finally:
+            connection = await self._connector.connect(upstream, caller, left, failed)
+        if connection.first_choice:
             self._prepare(upstream)
+        return connection
 
     def keep(self, connection: Connection) -> bool:
         """Keep a connection that its session needs no more; False where it is of no use."""
         limits = self._limits
-        idle = self._idle[connection.upstream]
+        idle = self._idle.get(connection.upstream, {})
         if (
             self._stopped
             or not limits.idle
@@ -84,12 +86,21 @@ class Pool:
             or not connection.first_choice
             or self._deadlines.seconds() - connection.since >= limits.age
             or len(idle) >= limits.each
+            or len(self) >= MOST
         ):
             return False
         connection.kept = True
         connection.on_lost(lambda: self._forget(connection))
         idle[connection] = self._deadlines.add(limits.idle, lambda: self._drop(connection))
+        self._idle[connection.upstream] = idle
+        self._kept += 1
         return True
+
+    def give_up(self, upstream: Upstream) -> None:
+        """Keep no connection to an upstream of which one fell silent."""
+        for connection in tuple(self._idle.get(upstream, ())):
+            self._forget(connection)
+            connection.abort()
 
     def stop(self) -> None:
         """Let all of them go, and keep none any more."""
@@ -98,6 +109,13 @@ class Pool:
             task.cancel()
         for connection in [each for idle in self._idle.values() for each in idle]:
             self._drop(connection)
+
+    async def _reused(self, upstream: Upstream, caller: Caller, until: float) -> Connection | None:
+        """One that is there and has been told of the caller, where it wants to be."""
+        while (kept := await self._take(upstream, caller)) is not None:
+            if await self._introduced(kept, caller, until):
+                return kept
+        return None
 
     async def _take(self, upstream: Upstream, caller: Caller) -> Connection | None:
         """The one used last of those that may serve the caller."""
@@ -120,9 +138,13 @@ class Pool:
         if connection.told is not None and connection.told.same_as(await caller.identify(True)):
             return True
         introducing = self._connector.introduce(connection, caller)
-        try:
-            await self._deadlines.limit(introducing, until - self._deadlines.seconds())
-        except (Broken, UpstreamError, TimedOut):
+        try:  # one that fell silent must leave time for a fresh one
+            await self._deadlines.limit(introducing, (until - self._deadlines.seconds()) / 2)
+        except TimedOut:
+            connection.abort()
+            self.give_up(connection.upstream)
+            return False
+        except (Broken, UpstreamError):
             connection.leave()
             return False
         except BaseException:
@@ -132,11 +154,15 @@ class Pool:
 
     def _prepare(self, upstream: Upstream) -> None:
         """Make connections ahead, for the next who ask for this upstream."""
-        if self._stopped or upstream.identity in (Identity.PROXY1, Identity.PROXY2):
+        ready = min(self._limits.ready, self._limits.each) if self._limits.idle else 0
+        now = self._deadlines.seconds()
+        if self._stopped or not ready or self._resting.get(upstream, now) > now:
             return
-        there = sum(each.told is None for each in self._idle[upstream])
+        if upstream.identity in (Identity.PROXY1, Identity.PROXY2):
+            return
+        there = sum(each.told is None for each in self._idle.get(upstream, ()))
         coming = sum(each == upstream for each in self._preparing.values())
-        for _ in range(self._limits.ready - there - coming):
+        for _ in range(ready - there - coming):
             task = Deferred.fromCoroutine(
                 self._connector.connect(upstream, None, PREPARE_TIME, _unheard)
             )
@@ -144,21 +170,26 @@ class Pool:
             task.addBoth(self._prepared, task)
 
     def _prepared(self, made: Any, task: Deferred[Any]) -> None:
-        del self._preparing[task]
+        upstream = self._preparing.pop(task)
         if isinstance(made, Connection):
-            if not self.keep(made):
-                made.leave()
+            if self.keep(made):
+                return
+            made.leave()
         elif not made.check(UpstreamError, CancelledError):
             log.failure("making a connection ahead failed", failure=made)
+        now = self._deadlines.seconds()
+        self._resting = {each: until for each, until in self._resting.items() if until > now}
+        self._resting[upstream] = now + REST
 
     def _forget(self, connection: Connection) -> None:
         """It is not idle any more."""
-        idle = self._idle[connection.upstream]
+        idle = self._idle.get(connection.upstream, {})
         deadline = idle.pop(connection, None)
         if deadline is not None:
             deadline.cancel()
+            self._kept -= 1
         if not idle:
-            del self._idle[connection.upstream]
+            self._idle.pop(connection.upstream, None)
 
     def _drop(self, connection: Connection) -> None:
         self._forget(connection)
@@ -168,7 +199,10 @@ class Pool:
 def may_serve(connection: Connection, client: Client) -> bool:
     """May mail of `client` go over a connection that was told of nobody, or of somebody?"""
     told = connection.told
-    return told is None or told.same_as(client) or "XCLIENT" in connection.extensions
+    if told is None or told.same_as(client):
+        return True
+    introduced = connection.upstream.identity in (Identity.AUTO, Identity.XCLIENT)
+    return introduced and "XCLIENT" in connection.extensions
 
 
 def _unheard(*_: object) -> None:
