@@ -59,6 +59,7 @@ class Deadlines:
 
     def __init__(self, clock: IReactorTime, resolution: float = 0.25) -> None:
         self._clock = clock
+        self.seconds: Callable[[], float] = clock.seconds  # the time that all of them go by
         self._resolution = resolution
         self._waits: dict[Deadline, None] = {}  # in the order of adding
         self._earliest = inf  # nothing is due before it: most sweeps end there
@@ -69,10 +70,6 @@ class Deadlines:
 
     def __repr__(self) -> str:
         return f"<Deadlines: {len(self)} waiting>"
-
-    def seconds(self) -> float:
-        """The time, on the clock that all of them go by."""
-        return self._clock.seconds()
 
     def add(self, seconds: float, callback: Callable[[], object]) -> Deadline:
         """Call `callback` in `seconds` (or up to `resolution` later), unless cancelled before.

@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 from OpenSSL import SSL
@@ -17,7 +18,6 @@ from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IAddress, IListeningPort
-from twisted.internet.protocol import Factory
 from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
@@ -42,13 +42,14 @@ from smtpproxy.reload import Outcome, Reloader
 from smtpproxy.sockets import bind, is_ourselves, listen_privately
 from smtpproxy.stream import ClientStream, Stream
 from smtpproxy.threads import Threads
+from smtpproxy.transport import Acceptor, Poll
 from smtpproxy.upstream import (
     Connector,
     Heard,
     Manners,
     Pool,
     PoolLimits,
-    ReactorDial,
+    SocketDial,
     Survey,
 )
 
@@ -104,7 +105,8 @@ class Proxy(Service):
         self._reactor = reactor
         self._sockets: list[tuple[socket.socket, Profile]] = []
         self._listening: list[tuple[str, int]] = []
-        self._ports: list[IListeningPort] = []
+        self._ports: list[Acceptor | IListeningPort] = []
+        self._poll = Poll(reactor)
         try:
             self._log = open_log(
                 config.log.format, config.log.level, config.log.file, reactor.callLater
@@ -156,7 +158,7 @@ class Proxy(Service):
     def _connector(self, heard: Heard | None) -> Connector:
         times = self._config.timeouts
         return Connector(
-            dial=ReactorDial(self._reactor, lambda: Stream(self._deadlines)),
+            dial=SocketDial(self._poll, self._deadlines, lambda: Stream(self._deadlines)),
             resolve=self._addresses.resolve,
             mail_hosts=self._mail_hosts.of,
             is_ourselves=lambda address, port: is_ourselves(self._listening, address, port),
@@ -235,11 +237,9 @@ class Proxy(Service):
             unix = bound.family == socket.AF_UNIX
             name = bound.getsockname()
             self._listening.append((name, 0) if unix else name[:2])
-            factory = self._factory(self._begin(profile))
-            port = self._reactor.adoptStreamPort(bound.fileno(), bound.family, factory)
-            self._ports.append(port)
+            make = partial(ClientStream, self._deadlines, self._begin(profile))
+            self._ports.append(Acceptor(bound, make, self._poll))
             self._log.note(Level.INFO, f"listening on {_written(bound)}")
-            bound.close()
         self._sockets.clear()
         self._listen_for_commands()
         self._announcing.refresh()
@@ -327,13 +327,6 @@ class Proxy(Service):
     def _failed(self, failure: Failure) -> None:
         if not failure.check(ControlError):  # type: ignore[no-untyped-call]
             log.failure("reloading failed", failure=failure)
-
-    def _factory(self, on_connected: Callable[[Stream], object]) -> Factory[Any]:
-        factory: Factory[Any] = Factory.forProtocol(
-            lambda: ClientStream(self._deadlines, on_connected)
-        )
-        factory.noisy = False
-        return factory
 
     def _begin(self, profile: Profile) -> Callable[[Stream], object]:
         def begin(stream: Stream) -> None:

@@ -72,8 +72,9 @@ class Stream(Protocol):
         self, deadlines: Deadlines, on_connected: Callable[[Stream], object] = lambda _: None
     ) -> None:
         self._deadlines = deadlines
+        self.seconds = deadlines.seconds  # the time, for who gives several waits one deadline
         self._on_connected = on_connected
-        self._received = bytearray()
+        self._received = b""
         self._reading_paused = False
         self._writing_paused = False
         self._readable = Waiter(deadlines)
@@ -96,9 +97,10 @@ class Stream(Protocol):
         """The addresses of this end and of the other."""
         return self.transport.getHost(), self.transport.getPeer()
 
-    def seconds(self) -> float:
-        """The time, for who gives several waits one deadline."""
-        return self._deadlines.seconds()
+    @property
+    def choked(self) -> bool:
+        """What was written waits for the other side, or never leaves: `drain` tells."""
+        return self._writing_paused or self.lost is not None
 
     async def receive(self, seconds: float) -> bytes:
         """What was received, at least one octet.
@@ -115,8 +117,7 @@ class Stream(Protocol):
 
     def take(self) -> bytes:
         """What was received, without waiting."""
-        data = bytes(self._received)
-        self._received.clear()
+        data, self._received = self._received, b""
         if self._reading_paused and not self.lost:
             self._reading_paused = False
             self.transport.resumeProducing()
@@ -149,7 +150,7 @@ class Stream(Protocol):
         """
         if self.lost:
             raise self.lost
-        self._received.clear()
+        self._received = b""
         self.transport.startTLS(creator)
         if self.lost:
             raise self.lost
@@ -189,7 +190,7 @@ class Stream(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self._closing:
             return
-        self._received += data
+        self._received = self._received + data if self._received else data
         if len(self._received) >= HIGH_WATER and not self._reading_paused:
             self._reading_paused = True
             self.transport.pauseProducing()

@@ -16,7 +16,8 @@ from smtpproxy.deadlines import Deadlines
 from smtpproxy.events import TransactionEnded, UpstreamFailed
 from smtpproxy.routing import Identity, Tls, Upstream, parse_servers
 from smtpproxy.stream import Disconnected, Stream
-from smtpproxy.upstream import ReactorDial
+from smtpproxy.transport import Poll
+from smtpproxy.upstream import SocketDial
 from tests.support.dialogue import GREETING, World
 
 HELO_GREETING = """
@@ -213,7 +214,7 @@ class Dialling(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.folder)
         self.deadlines = Deadlines(reactor)
         self.addCleanup(self.deadlines.stop)
-        self.dial = ReactorDial(reactor, lambda: Stream(self.deadlines))
+        self.dial = SocketDial(Poll(reactor), self.deadlines, lambda: Stream(self.deadlines))
 
     async def test_a_unix_socket(self) -> None:
         path = str(self.folder / "a:b")  # which is no IPv6 address

@@ -17,7 +17,8 @@ from smtpproxy.mail import UNAVAILABLE, Client, Peer
 from smtpproxy.parts import listening
 from smtpproxy.routing import Server, Upstream
 from smtpproxy.sockets import is_ourselves
-from smtpproxy.upstream import Caller, Connector, Manners, ReactorDial, Unreachable, UpstreamError
+from smtpproxy.transport import Poll
+from smtpproxy.upstream import Caller, Connector, Manners, SocketDial, Unreachable, UpstreamError
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ class Visitor:
             return (address,)
 
         connector = Connector(
-            dial=ReactorDial(self._reactor, make),
+            dial=SocketDial(Poll(self._reactor), self._deadlines, make),
             resolve=this_one,
             mail_hosts=this_one,
             is_ourselves=lambda address, port: is_ourselves(self._listening, address, port),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from smtpproxy.upstream.agreement import Agreement
 from smtpproxy.upstream.connection import Connection
 from smtpproxy.upstream.connector import Connector, Dial, Heard
-from smtpproxy.upstream.dial import ReactorDial
+from smtpproxy.upstream.dial import SocketDial
 from smtpproxy.upstream.errors import (
     BROKEN_REPLY,
     Broken,
@@ -48,7 +48,7 @@ __all__ = [
     "Ourselves",
     "Pool",
     "PoolLimits",
-    "ReactorDial",
+    "SocketDial",
     "Survey",
     "Unreachable",
     "UpstreamError",

@@ -4,43 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from twisted.internet.defer import CancelledError
-from twisted.internet.endpoints import (
-    TCP4ClientEndpoint,
-    TCP6ClientEndpoint,
-    UNIXClientEndpoint,
-)
-from twisted.internet.error import ConnectError, ConnectingCancelledError
-from twisted.internet.protocol import Factory
-
+from smtpproxy.deadlines import Deadlines
 from smtpproxy.stream import Disconnected, Stream
+from smtpproxy.transport import Poll, connect
 
 
 @dataclass(frozen=True, slots=True)
-class ReactorDial:
+class SocketDial:
     """A `Dial`; `make` gives the stream for each connection that is made."""
 
-    reactor: Any
+    poll: Poll
+    deadlines: Deadlines
     make: Callable[[], Stream]
 
     async def __call__(self, address: str, port: int, seconds: float) -> Stream:
-        factory: Factory[Any] = Factory.forProtocol(self.make)
-        factory.noisy = False
-        connecting: Any = self._endpoint(address, port, seconds).connect(factory)
         try:
-            stream: Stream = await connecting
-        except ConnectingCancelledError as error:
-            raise CancelledError from error
-        except ConnectError as error:
-            raise Disconnected(str(error)) from error
-        return stream
-
-    def _endpoint(self, address: str, port: int, seconds: float) -> Any:
-        if address.startswith("/"):
-            return UNIXClientEndpoint(  # type: ignore[no-untyped-call]
-                self.reactor, address, timeout=seconds
-            )
-        tcp = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
-        return tcp(self.reactor, address, port, timeout=seconds)
+            return await connect(self.poll, self.deadlines, address, port, seconds, self.make)
+        except OSError as error:
+            raise Disconnected(error.strerror or str(error)) from error

@@ -36,6 +36,7 @@ class Turning:
     def __init__(self) -> None:
         self.reactor = StillReactor()
         self.poll = Poll(self.reactor)
+        self.poll.open()
 
     @property
     def idle(self) -> bool:

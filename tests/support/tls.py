@@ -25,8 +25,9 @@ from smtpproxy.mail import Peer
 from smtpproxy.relay import DeliveryTimes, Relaying, Shadows
 from smtpproxy.routing import Router, Row, Server, StaticMapping, Tls, Upstream
 from smtpproxy.stream import Stream
+from smtpproxy.transport import Poll
 from smtpproxy.upstream import Connector, Manners, Pool, PoolLimits
-from smtpproxy.upstream.dial import ReactorDial
+from smtpproxy.upstream.dial import SocketDial
 from tests.support.certificates import Authority, Certificate
 from tests.support.dialogue import announcing
 
@@ -187,7 +188,7 @@ class TlsTest(TestCase):
             return "[UNAVAILABLE]"
 
         connector = Connector(
-            dial=ReactorDial(reactor, partial(Stream, self.deadlines)),
+            dial=SocketDial(Poll(reactor), self.deadlines, partial(Stream, self.deadlines)),
             resolve=resolve,
             mail_hosts=resolve,
             is_ourselves=lambda address, port: False,

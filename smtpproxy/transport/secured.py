@@ -1,0 +1,96 @@
+"""TLS on a socket: OpenSSL reads and writes it; its answers are told as a socket's would be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from OpenSSL import SSL
+from twisted.internet.error import ConnectionLost
+
+RECORD = 16 * 1024  # octets; no record brings more (RFC 8446 section 5.1)
+
+
+class Lost(ConnectionLost):
+    """The connection did not end in an orderly way; the text says how."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Secured:
+    """Sends and receives by TLS, with the exceptions of a socket, and `Lost`."""
+
+    def __init__(self, connection: SSL.Connection, needs_room: Callable[[], object]) -> None:
+        """`needs_room` is called when reading has to wait until the socket takes more.
+
+        That is a peer's wish for new keys, which has to be answered (RFC 8446 section 4.6.3).
+        """
+        self.connection = connection
+        self._needs_room = needs_room
+        self._recv = connection.recv
+        self._send = connection.send
+
+    def shake_hands(self) -> bool:
+        """Go on with the handshake: True once it is done, BlockingIOError where there is no room.
+
+        False means that the peer has to say something first.
+        """
+        try:
+            self.connection.do_handshake()
+        except SSL.WantReadError:
+            return False
+        except SSL.WantWriteError:
+            raise BlockingIOError from None
+        except SSL.Error as error:
+            raise Lost(words(error)) from None
+        return True
+
+    def receive(self) -> bytes:
+        """What one record holds; b"" at the end.  The rest waits in the socket, never in here."""
+        try:
+            return self._recv(RECORD)
+        except SSL.WantReadError:
+            raise BlockingIOError from None
+        except SSL.WantWriteError:
+            self._needs_room()
+            raise BlockingIOError from None
+        except SSL.ZeroReturnError:
+            return b""
+        except SSL.Error as error:
+            raise Lost(words(error)) from None
+
+    def send(self, data: bytes | bytearray) -> int:
+        """How much of `data` was taken.  After BlockingIOError, come with the same again."""
+        sent, size = 0, len(data)
+        try:
+            if size <= RECORD:
+                return self._send(data)
+            with memoryview(data) as rest:  # OpenSSL takes one record at a time
+                while sent < size:
+                    sent += self._send(rest[sent : sent + RECORD])
+        except SSL.WantWriteError:
+            if not sent:
+                raise BlockingIOError from None
+        except SSL.Error as error:  # WantReadError too: it would be another handshake
+            raise Lost(words(error)) from None
+        return sent
+
+    def finish(self) -> None:
+        """Tell that nothing more is sent; the peer's own end is not waited for."""
+        try:
+            self.connection.shutdown()
+        except SSL.WantWriteError:
+            raise BlockingIOError from None
+        except SSL.Error as error:
+            raise Lost(words(error)) from None
+
+
+def words(error: SSL.Error) -> str:
+    """What OpenSSL says: a list of (library, function, reason), or an error of the socket's."""
+    if isinstance(error, SSL.SysCallError):
+        number = error.args[0]
+        return os.strerror(number) if number > 0 else "closed without TLS's own end"
+    if error.args and isinstance(error.args[0], list):
+        return "; ".join(reason for _, _, reason in error.args[0])
+    return str(error) or type(error).__name__
