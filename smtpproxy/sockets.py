@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 
@@ -74,6 +75,7 @@ def is_ourselves(listening: Iterable[tuple[str, int]], address: str, port: int) 
     return False
 
 
+@lru_cache(1024)  # each connection to an upstream asks again
 def _reached(address: str) -> str:
     """The address, in its canonical form, that a connection to `address` is made to."""
     try:

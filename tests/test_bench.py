@@ -321,7 +321,6 @@ def test_results_are_kept(tmp_path):
 
 
 def test_the_picture(tmp_path):
-    pytest.importorskip("matplotlib")
     files = plot.draw(RESULTS, tmp_path / "performance")
     assert [file.name for file in files] == ["performance.png", "performance.svg"]
     assert files[0].read_bytes().startswith(b"\x89PNG")

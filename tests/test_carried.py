@@ -98,9 +98,8 @@ def test_a_parameter_that_is_needed_refuses_the_recipient(
     {upstream_greets(1, extensions)}
     S: {reply}
     C: QUIT
+    S: 221 2.0.0 Bye
     P1: QUIT
-    U1: 221 2.0.0 bye
-    S: 221 2.0.0 bye
     S closed
     """
     )

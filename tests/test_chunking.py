@@ -88,9 +88,8 @@ def test_chunks_go_out_as_chunks() -> None:
     U1: 250 2.0.0 queued
     S: 250 2.0.0 queued
     C: QUIT
+    S: 221 2.0.0 Bye
     P1: QUIT
-    U1: 221 bye
-    S: 221 bye
     S closed
     """
     )

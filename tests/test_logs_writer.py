@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,6 +167,14 @@ def test_a_pipe_without_reader(clock: Clock, pipe: tuple[int, int]) -> None:
     writer.write("c\n")
 
 
+def test_a_closed_descriptor(clock: Clock, pipe: tuple[int, int]) -> None:
+    os.close(pipe[0])
+    writer = Writer(clock.callLater, lost, fd=pipe[0])
+    writer.write("a\n")
+    clock.advance(0)
+    assert len(clock.getDelayedCalls()) == 1  # it is tried again
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
 def test_a_full_disk_and_then_a_new_file(clock: Clock, path: Path) -> None:
     path.symlink_to("/dev/full")
@@ -176,6 +185,28 @@ def test_a_full_disk_and_then_a_new_file(clock: Clock, path: Path) -> None:
     path.unlink()
     writer.reopen()
     assert path.read_text() == "a\nb\n"
+
+
+def test_a_pipe_in_place_of_the_file(
+    clock: Clock, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Writer(clock.callLater, lost, str(path))
+    path.unlink()
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    writer.reopen()
+    real, sizes = os.write, []
+
+    def write(fd: int, data: bytes) -> int:
+        sizes.append(len(data))
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", write)
+    writer.write("x" * 9999 + "\n")
+    writer.flush()
+    assert read(reader) == "x" * 9999 + "\n"
+    os.close(reader)
+    assert max(sizes) <= select.PIPE_BUF  # more could wait for a reader, and all mail with it
 
 
 def test_a_torn_line_does_not_go_into_the_next_file(

@@ -152,12 +152,12 @@ def test_it_is_given_up_when_nobody_wants_it() -> None:
 
 def test_it_is_not_used_more_often_than_is_set() -> None:
     it = world(uses=2).play(GREETING + message(1, FRESH) + LEAVES)
-    joined(it).play(message(1) + "C: QUIT\nP1: QUIT\nU1: 221 bye\nS: 221 bye\nS closed")
+    joined(it).play(message(1) + "C: QUIT\nS: 221 2.0.0 Bye\nP1: QUIT\nS closed")
 
 
 def test_it_is_not_kept_when_it_is_too_old() -> None:
     it = world(age=10.0).play(GREETING + message(1, FRESH) + "wait 11s")
-    it.play("C: QUIT\nP1: QUIT\nU1: 221 bye\nS: 221 bye\nS closed")
+    it.play("C: QUIT\nS: 221 2.0.0 Bye\nP1: QUIT\nS closed")
 
 
 def test_no_more_are_kept_than_are_set() -> None:
@@ -165,7 +165,7 @@ def test_no_more_are_kept_than_are_set() -> None:
     first = it.client
     joined(it, OTHER).play(message(2, upstream_greets(2, "PIPELINING")) + LEAVES)
     it.client = first
-    it.play("C: QUIT\nP1: QUIT\nU1: 221 bye\nS: 221 bye\nS closed")
+    it.play("C: QUIT\nS: 221 2.0.0 Bye\nP1: QUIT\nS closed")
 
 
 def test_one_that_the_upstream_closes_is_forgotten() -> None:
@@ -224,7 +224,7 @@ def test_a_backup_is_not_kept() -> None:
     it = world()
     it.unreachable.add("192.0.2.1")
     it.play(GREETING + message(1, FRESH, "backup.test"))
-    it.play("U1 connected to 192.0.2.2\nC: QUIT\nP1: QUIT\nU1: 221 bye\nS: 221 bye\nS closed")
+    it.play("U1 connected to 192.0.2.2\nC: QUIT\nS: 221 2.0.0 Bye\nP1: QUIT\nS closed")
 
 
 def test_stopping_gives_all_of_them_up() -> None:

@@ -35,9 +35,8 @@ MESSAGE = r"""
 """
 QUIT = """
     C: QUIT
+    S: 221 2.0.0 Bye
     P1: QUIT
-    U1: 221 2.0.0 bye from one
-    S: 221 2.0.0 bye from one
     S closed
 """
 
@@ -278,8 +277,6 @@ def test_8bit_content_is_refused_for_an_upstream_that_cannot_take_it() -> None:
         U1: 354 go
         S: 354 go
         C: 7 bit\r\ngrün\r\n.
-        P1: 7 bit
-        P1: grün
         S: 554 5.6.3 The recipient's server does not take 8-bit content
         P1 cut
     """)
@@ -331,13 +328,7 @@ def test_bare_line_ends_are_made_whole_or_refused(bare: bytes) -> None:
     world = started(reject_bare_newline=True)
     world.play(ONE_BOUND + "C: DATA\nP1: DATA\nU1: 354 go\nS: 354 go")
     world.client.deliver(content)
-    world.play("""
-        P1: one
-        P1: ..
-        P1: two
-        S: 550 5.6.11 The message has a bare CR or LF
-        P1 cut
-    """)
+    world.play("S: 550 5.6.11 The message has a bare CR or LF\nP1 cut")
 
 
 def test_too_many_errors_end_the_session() -> None:

@@ -64,7 +64,7 @@ MESSAGE = r"""
 SHADOW_GREETS = f"U2 connected to 192.0.2.7\n{upstream_greets(2)}"
 SHADOW_TAKES_MAIL = f"{SHADOW_GREETS}\nP2: MAIL FROM:<s@example.org>\nU2: 250 fine\n"
 SHADOW_TAKES_A = f"{SHADOW_TAKES_MAIL}\nP2: RCPT TO:<a@example.com>\nU2: 250 taken by shadow\n"
-END = "C: QUIT\nP1: QUIT\nU1: 221 bye\nS: 221 bye\nS closed\nU1 gone\n"
+END = "C: QUIT\nS: 221 2.0.0 Bye\nP1: QUIT\nS closed\nU1 gone\n"
 SHADOW_LEAVES = "P2: QUIT\nU2: 221 bye\nU2 gone\n"
 # At DATA the shadow has nothing to wait for any more.
 WATCHED_MESSAGE = MESSAGE.replace("S: 354 go\n", f"S: 354 go\n{SHADOW_LEAVES}")
@@ -479,3 +479,14 @@ def test_the_lines_of_the_page_are_written_so() -> None:
 def test_the_replies_of_the_page_are_what_is_compared() -> None:
     said = re.findall(r"`shadow_reply=\"(\d{3} [\d.]+ [^…\"]+)\"`", PAGE.read_text("utf-8"))
     assert said == [str(Unreachable("").reply), str(BROKEN_REPLY)]
+
+
+def test_a_shadow_is_asked_of_no_more_recipients_than_it_takes() -> None:
+    """RFC 9422: what is more is not asked, and counted as such."""
+    limited = SHADOW_TAKES_A.replace(
+        upstream_greets(2), upstream_greets(2, "8BITMIME,LIMITS RCPTMAX=1")
+    )
+    world = started().play(BOUND + limited + SECOND)
+    world.play(WATCHED_MESSAGE)
+    assert [recipient for recipient, *_ in compared(world)] == ["a@example.com"]
+    assert world.skipped == [SHADOW]

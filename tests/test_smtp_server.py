@@ -356,7 +356,7 @@ def test_events_are_values() -> None:
             501,
         ),
         (b"DATA\r\n", Plain(Verb.DATA), 354),
-        (content + b".\r\n", Content(content, size=len(content) - 1), 0),
+        (content + b".\r\n", Content(content, size=len(content) - 1, last=True), 0),
         (b"", EndOfContent(len(content) - 1, ascii=False, bare=False, header_ascii=False), 250),
         (b"MAIL FROM:<>\r\n", Mail(Path("")), 250),
         (b"RCPT TO:<postmaster>\r\n", Rcpt(Path("postmaster")), 250),
@@ -365,7 +365,7 @@ def test_events_are_values() -> None:
         (b"\r\n", Content(b"\r\n", size=6), 0),
         (b"", EndOfChunk(), 250),
         (b"bdat 4 last\r\n\r\n..", Bdat(4, last=True), 0),
-        (b"", Content(b"\r\n..", size=10), 0),
+        (b"", Content(b"\r\n..", size=10, last=True), 0),
         (b"", EndOfContent(size=10, ascii=True, bare=False), 250),
     ]:
         connection.receive(data)

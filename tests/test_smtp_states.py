@@ -310,7 +310,7 @@ def test_a_chunk_is_sent_to_those_who_accepted_recipients_alone(state: State) ->
             continue
         last = b" LAST" if send is ClientConnection.end_chunks else b""
         assert send(connection, b"a\r\n") == b"BDAT 3" + last + b"\r\na\r\n"
-        assert connection.owes_chunk is not bool(last)
+        assert connection.chunks_owed is not bool(last)
         connection.receive(b"250 ok\r\n")
         assert connection.next_reply()
         assert connection.state is (State.READY if last else State.CHUNKS)

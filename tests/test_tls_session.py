@@ -62,7 +62,7 @@ class TlsSessionTest(TlsTest):
             assert client.ask("RCPT TO:<a@example.com>") == "250 ok"
             assert client.ask("DATA") == "354 go"
             assert client.ask("one\r\n\r\n..two\r\n.") == "250 taken"
-            assert client.ask("QUIT") == "221 bye"
+            assert client.ask("QUIT") == "221 2.0.0 Bye"
 
         yield self.converse(at("mx1.test", server), conversation)
         self.assertEqual(server.mails(), [(1, True)])

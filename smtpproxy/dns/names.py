@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import ip_address
 
 # RFC 1035 section 2.3.4: 63 octets for a label, 255 for a name, two of which are not text.
@@ -25,6 +26,7 @@ def clean(name: bytes) -> str:
     return text if _NAME.fullmatch(text) else ""
 
 
+@lru_cache(1024)  # each connection to an upstream asks again
 def is_address(host: str) -> bool:
     """True for an IPv4 or IPv6 address, without brackets."""
     try:

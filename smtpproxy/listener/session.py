@@ -6,7 +6,7 @@ transaction, and writes every reply in one place, in the order of the commands.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -134,8 +134,8 @@ class Session:
         self._asking: list[Deferred[None]] = []  # who waits for the name
         self._naming = Deferred.fromCoroutine(self._find_name(reverse_name))
         self._naming.addErrback(_cancelled)
-        self._verbs: Counter[str] = Counter()
-        self._taken: Counter[str] = Counter()
+        self._verbs: defaultdict[str, int] = defaultdict(int)
+        self._taken: defaultdict[str, int] = defaultdict(int)
         self._last_verb = "CONNECT"
 
     # What the shell calls.
@@ -217,7 +217,8 @@ class Session:
                 await self._start_tls()
             elif self._errors >= profile.max_errors and not self._ended:
                 raise TooManyErrors
-            await self._stream.drain(profile.command_time)
+            if self._stream.choked:
+                await self._stream.drain(profile.command_time)
 
     async def _next_event(self) -> Event:
         core, stream = self.core, self._stream
@@ -225,12 +226,15 @@ class Session:
             raise Stopping
         inside = core.state is State.CONTENT
         seconds = self._profile.data_time if inside else self._profile.command_time
+        if (event := core.next_event()) is not None:
+            return event
         until = self._deadlines.seconds() + seconds
-        while (event := core.next_event()) is None:
+        while event is None:
             try:
                 core.receive(await stream.receive(until - self._deadlines.seconds()))
             except TimedOut:
                 raise TimedOut(seconds) from None
+            event = core.next_event()
         return event
 
     async def _answer(self, event: Event) -> Reply | None:
@@ -394,10 +398,11 @@ class Session:
             return await self._outlet.reset() or OK
         if self.core.state is State.CHUNKS and command.verb is not Verb.QUIT:
             return _OURS[command.verb]  # to the upstream, nothing but chunks may be said
-        reply = await self._outlet.carry(command)
-        if command.verb is Verb.QUIT:
+        if command.verb is Verb.QUIT:  # nothing more is at stake: the client need not wait
             self._abandon_transaction("QUIT")
-            return reply if reply and reply.success else self._goodbye()
+            self._outlet.leave()
+            return self._goodbye()
+        reply = await self._outlet.carry(command)
         return reply or _OURS[command.verb]
 
     def _starttls(self) -> Reply:
@@ -464,9 +469,8 @@ class Session:
 
     def _count(self, event: Event, reply: Reply) -> None:
         """Count what was said for the log, and errors for the limit."""
-        if isinstance(event, EndOfContent | EndOfChunk):
+        if isinstance(event, (Content, EndOfChunk, EndOfContent)):
             return
-        assert not isinstance(event, Content)
         verb = (event.verb if isinstance(event, Refusal) else event.verb.value) or "UNKNOWN"
         self._last_verb = verb
         self._verbs[verb] += 1

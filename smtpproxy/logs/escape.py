@@ -19,7 +19,8 @@ _FIELD = re.compile(
     "(bytes|by|client|delays?|dsn|error|from|helo|nrcpt|proto|relay|reply|session|size|status|to)="
 )
 _NOT_BARE = re.compile(r"[^A-Za-z0-9._:-]")
-_NOT_BRACKETED = re.compile(r"[\\<> ]")
+# What most addresses are: ASCII without blanks, angle brackets, backslash.
+_SIMPLE = re.compile(rf"[!-;=?-\[\]-~]{{0,{LONGEST}}}")
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # ASCII without blanks, quote, equals sign, backslash
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -32,10 +33,10 @@ def shown(text: str, longest: int = LONGEST) -> str:
 
 def bracketed(address: str) -> str:
     """`<address>`: what is between the brackets has no blank and no bracket."""
-    address = clipped(address)
-    if not address.isprintable() or _NOT_BRACKETED.search(address):
-        address = "".join(c if c.isprintable() and c not in "\\<> " else _code(c) for c in address)
-    return f"<{address}>"
+    if _SIMPLE.fullmatch(address):
+        return f"<{address}>"
+    escaped = [c if c.isprintable() and c not in "\\<> " else _code(c) for c in clipped(address)]
+    return f"<{''.join(escaped)}>"
 
 
 def bare(word: str) -> str:

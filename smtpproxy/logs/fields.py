@@ -6,6 +6,7 @@ Times are in seconds; those of phases end in `_s`.  Values are not escaped here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from smtpproxy.events import (
     Connected,
@@ -112,19 +113,16 @@ def transaction(event: TransactionEnded) -> dict[str, Value]:
 
 def logfmt(found: dict[str, Value]) -> str:
     """`found` as `key=value` words; addresses stand in angle brackets."""
-    return " ".join(f"{name}={_word(name, value)}" for name, value in found.items())
-
-
-def _word(name: str, value: Value) -> str:
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return quoted(bracketed(value) if name == "from" else value)
-        case list():
-            return quoted(_addresses(value))
-        case _:
-            return str(value)
+    words = []
+    for name, value in found.items():
+        if isinstance(value, str):
+            value = quoted(bracketed(value) if name == "from" else value)
+        elif isinstance(value, list):
+            value = quoted(_addresses(value))
+        elif isinstance(value, bool):
+            value = "true" if value else "false"
+        words.append(f"{name}={value}")
+    return " ".join(words)
 
 
 def _addresses(addresses: Sequence[str]) -> str:
@@ -138,6 +136,7 @@ def named(client: Client) -> str:
     return f"{name}[{client.peer.address or 'unix'}]"
 
 
+@lru_cache(256)  # upstreams are few
 def relay(server: str, address: str) -> str:
     """`host[address]:port`, or `localhost[/path]`: as Postfix names the server it talked to."""
     server = server.removeprefix("lmtp:")
@@ -170,10 +169,16 @@ _ORDER = ("HELO", "EHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT", "R
 
 def counts(event: Disconnected) -> str:
     """`ehlo=1 rcpt=1/2 commands=2/3`: taken, and all where they differ."""
-    known = [verb for verb in _ORDER if verb in event.commands]
-    rest = [verb for verb in event.commands if verb not in _ORDER]
-    words = [_count(bare(verb).lower(), *event.commands[verb]) for verb in (*known, *rest)]
-    every = event.commands.values()
+    return _counts(tuple(event.commands.items()))
+
+
+@lru_cache(256)  # most sessions are like others
+def _counts(commands: tuple[tuple[str, tuple[int, int]], ...]) -> str:
+    by_verb = dict(commands)
+    known = [verb for verb in _ORDER if verb in by_verb]
+    rest = [verb for verb in by_verb if verb not in _ORDER]
+    words = [_count(bare(verb).lower(), *by_verb[verb]) for verb in (*known, *rest)]
+    every = by_verb.values()
     words.append(_count("commands", sum(n for n, _ in every), sum(n for _, n in every)))
     return " ".join(words)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from smtpproxy.events import Event
 from smtpproxy.logs.escape import clipped, valid
@@ -32,11 +32,12 @@ class JsonShape:
         """One line that belongs to no session."""
         return self._line(level, "note", {"text": clipped(text, _LONGEST_NOTE), "source": source})
 
-    def _line(self, level: Level, name: str, found: Mapping[str, Value]) -> str:
-        record: dict[str, Value] = {"time": self._time(), "level": level.word, "event": name}
-        for key, value in found.items():
-            record[key] = _valid(value)
-        return f"<{level:d}>{_encode(record)}\n" if self._journal else f"{_encode(record)}\n"
+    def _line(self, level: Level, name: str, found: dict[str, Value]) -> str:
+        record = {"time": self._time(), "level": level.word, "event": name, **found}
+        line = _encode(record)
+        if "\\ud" in line:  # a surrogate: half of a character, or a byte that is not UTF-8
+            line = _encode({key: _valid(value) for key, value in record.items()})
+        return f"<{level:d}>{line}\n" if self._journal else f"{line}\n"
 
     def _time(self) -> str:
         """UTC with milliseconds (RFC 3339)."""

@@ -47,6 +47,7 @@ class Writer:
         self._lost = lost
         self._path = path
         self._fd = _open(path) if path else fd
+        self._is_file = _is_file(self._fd)
         self._fresh: list[str] = []
         self._buffer = bytearray()
         self._size = 0  # of both, about
@@ -89,6 +90,7 @@ class Writer:
             return
         old, self._fd = self._fd, _open(self._path)
         os.close(old)
+        self._is_file = _is_file(self._fd)
         if self._torn:  # its beginning is in the old file
             del self._buffer[: self._buffer.find(b"\n") + 1]
             self._losses += 1
@@ -130,7 +132,7 @@ class Writer:
         The descriptor may be shared with other programs, so it stays as it is, blocking or not:
         what is no file is asked first, and takes PIPE_BUF at least once it says it is ready.
         """
-        if stat.S_ISREG(os.fstat(self._fd).st_mode):
+        if self._is_file:
             return self._buffer
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
@@ -141,3 +143,10 @@ class Writer:
 
 def _open(path: str) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+
+def _is_file(fd: int) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode)
+    except OSError:  # closed: writing will tell
+        return False

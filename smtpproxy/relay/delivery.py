@@ -18,7 +18,7 @@ from smtpproxy.smtp.replies import Reply
 from smtpproxy.smtp.states import State
 from smtpproxy.upstream import Broken, Connection
 
-MOST_HELD = 32 * 1024  # octets that wait to be sent as a chunk, or to be the last one
+MOST_HELD = 32 * 1024  # octets that wait to be sent as a chunk
 
 _DATA = Plain(Verb.DATA)
 _GO_AHEAD = Reply.of(354, "", "Go ahead")
@@ -68,7 +68,7 @@ class Delivery:
         self._unsent: deque[Command] = deque()
         self._offered: deque[Rcpt] = deque()  # no reply came as yet
         self._data_asked = False
-        self._chunked = False
+        self.chunked = False
         self._held = b""
         self._convert: Callable[[bytes], bytes] = _as_it_is
         self._stuffer: Stuffer | None = None
@@ -145,8 +145,8 @@ class Delivery:
     def ask_data(self, stuffed: bool) -> None:
         """Have the upstream get ready for content: `stuffed` where it comes as after DATA."""
         chunking = "CHUNKING" in self.connection.extensions
-        self._chunked = chunking and not self._data_asked and (self._prefer_chunks or not stuffed)
-        if self._chunked:
+        self.chunked = chunking and not self._data_asked and (self._prefer_chunks or not stuffed)
+        if self.chunked:
             if self.connection.broken:
                 raise Broken(self.connection.broken)
             self._convert = Unstuffer().feed if stuffed else _as_it_is
@@ -160,21 +160,27 @@ class Delivery:
 
     async def data(self, seconds: float) -> Reply:
         """The reply to DATA, within `seconds`: after a 354, content is to follow."""
-        reply = _GO_AHEAD if self._chunked else await self._reply(seconds)
+        reply = _GO_AHEAD if self.chunked else await self._reply(seconds)
         self._data_asked = False
         if reply.code == 354 and self._preface:
             self._write(self._preface)
         return reply
 
-    def content(self, data: bytes) -> None:
-        """Send a part of the content; `drained` waits where the upstream takes none."""
+    def content(self, data: bytes, last: bool = False) -> None:
+        """Send a part of the content; `drained` waits where the upstream takes none.
+
+        The last one waits for `end`, which sends it with what ends the message.
+        """
         data = self._convert(data)
-        if self._chunked:
-            if len(self._held) + len(data) <= MOST_HELD:
-                self._held += data
-                return
+        if last and not self.chunked:
+            self._held = data
+        elif not self.chunked:
+            self._write(data)
+        elif len(self._held) + len(data) <= MOST_HELD:
+            self._held += data
+        else:
             data, self._held = self._held, data
-        self._write(data)
+            self._write(data)
 
     async def drained(self, seconds: float) -> None:
         """Wait, at most `seconds`, while the upstream takes no content."""
@@ -185,12 +191,11 @@ class Delivery:
         prdr = "PRDR" in self.carried.mail.parameters
         each = prdr or self.connection.server.lmtp
         replies = len(self.recipients) if each else 1
-        if self._chunked:
+        if self.chunked:
             self.connection.end_chunks(self._held, replies, prdr)
             return
-        if self._stuffer is not None:
-            self._write(self._stuffer.end())
-        self.connection.end_content(replies, prdr)
+        rest = self._stuffer.end() if self._stuffer is not None else b""
+        self.connection.end_content(self._held + rest, replies, prdr)
 
     async def outcome(self, seconds: float) -> Reply:
         """What the upstream says of the message for its next recipient.
@@ -248,7 +253,7 @@ class Delivery:
 
     def _write(self, data: bytes) -> None:
         if data:
-            send = self.connection.send_chunk if self._chunked else self.connection.send_content
+            send = self.connection.send_chunk if self.chunked else self.connection.send_content
             send(data)
 
 

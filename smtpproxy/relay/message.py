@@ -101,9 +101,11 @@ class Message:
                 self._fail(delivery, Verdict(TOO_BIG, Side.PROXY))
                 continue
             try:
-                delivery.content(part.data)
+                delivery.content(part.data, part.last)
             except Broken as error:
                 self._fail(delivery, Verdict.of_broken(error))
+        if part.last and not any(each.chunked for each in self._live):
+            return  # it goes with the end
         with self._phases.during("content"):
             until = self._now() + self._relaying.times.reply
             for delivery in tuple(self._live):

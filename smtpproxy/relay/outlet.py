@@ -49,13 +49,10 @@ class Outlet:
         self._drop_useless()
         if len(self._connections) != 1:
             return None
-        ((upstream, connection),) = self._connections.items()
+        (connection,) = self._connections.values()
         if connection.state in (State.CONTENT, State.CHUNKS):  # the client is between two chunks
             return None
         try:
-            if command.verb is Verb.QUIT:
-                del self._connections[upstream]
-                return None if self._pool.keep(connection) else await connection.quit()
             reply = await connection.ask(command, self._reply_time)
         except Broken:
             return None

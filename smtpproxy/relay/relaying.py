@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,13 +58,26 @@ class Phases:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.seconds: dict[str, float] = {}
-        self._now = now
+        self.now = now
 
-    @contextmanager
-    def during(self, phase: str) -> Iterator[None]:
+    def during(self, phase: str) -> _Phase:
         """Count the time spent inside."""
-        started = self._now()
-        try:
-            yield
-        finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + self._now() - started
+        return _Phase(self, phase)
+
+
+class _Phase:
+    """A context: what `contextlib` makes of a generator costs three times as much."""
+
+    __slots__ = ("_name", "_phases", "_started")
+
+    def __init__(self, phases: Phases, name: str) -> None:
+        self._phases = phases
+        self._name = name
+        self._started = 0.0
+
+    def __enter__(self) -> None:
+        self._started = self._phases.now()
+
+    def __exit__(self, *_: object) -> None:
+        seconds, name = self._phases.seconds, self._name
+        seconds[name] = seconds.get(name, 0.0) + self._phases.now() - self._started

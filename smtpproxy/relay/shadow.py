@@ -36,7 +36,7 @@ class Shadows:
     def __init__(self, connector: Connector, skipped: Callable[[Upstream], object]) -> None:
         """`skipped` is told of each recipient that a shadow is not asked of, for want of room."""
         self.connector = connector
-        self._skipped = skipped
+        self.skipped = skipped
         self._running: dict[Shadow, Deferred[None]] = {}
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ class Shadows:
         """
         alike = sum(shadow.upstream == upstream for shadow in self._running)
         if len(self._running) >= MOST or alike >= MOST_EACH:
-            self._skipped(upstream)
+            self.skipped(upstream)
             return None
         shadow = Shadow(self, upstream, mail, caller, compared)
         task = self._running[shadow] = Deferred.fromCoroutine(shadow.run())
@@ -105,6 +105,9 @@ class Shadow:
         try:
             while await self._more():
                 rcpt, told = self._asked.popleft()
+                if delivery is not None and not delivery.has_room([rcpt]):
+                    shadows.skipped(self.upstream)
+                    continue
                 try:
                     if lost is not None:
                         reply = lost

@@ -204,17 +204,17 @@ class Transaction:
             except UpstreamError as error:
                 return Verdict(error.reply, error.by, str(error))
             reused = connection.may_be_stale
-            left = until - self._now()
+            replay = self._replay(connection, rcpt, ahead)
             try:
-                # One that fell silent must leave time for a fresh one, perhaps to another server.
-                verdict = await self._relaying.deadlines.limit(
-                    self._replay(connection, rcpt, ahead), left / 2 if reused else left
-                )
+                if reused:
+                    # One that fell silent must leave time for a fresh one, elsewhere maybe.
+                    left = until - self._now()
+                    verdict = await self._relaying.deadlines.limit(replay, left / 2)
+                else:
+                    verdict = await replay
             except NotCarried as lack:
                 return Verdict(lack.reply, Side.PROXY)
             except TimedOut:
-                if not reused:
-                    raise
                 self._outlet.distrust(upstream)
                 continue
             except Broken as error:

@@ -7,7 +7,7 @@ which they are talked to.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
@@ -96,9 +96,14 @@ class Upstream:
     servers: tuple[Server, ...]
     tls: Tls = Tls.OFFERED
     identity: Identity = Identity.AUTO
+    _hash: int = field(init=False, repr=False, compare=False)  # asked for all the time
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __post_init__(self) -> None:
         """Raises `ValueError` where the TLS asked for cannot be had of a server."""
+        object.__setattr__(self, "_hash", hash((self.servers, self.tls, self.identity)))
         for server in self.servers:
             if server.path and self.tls is Tls.VERIFY:
                 raise ValueError(

@@ -41,6 +41,8 @@ class Verb(Enum):
     AUTH = "AUTH"
     QUIT = "QUIT"
 
+    __hash__ = object.__hash__  # Enum's own is slow, and keys of tables are hashed all the time
+
 
 NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
 
@@ -133,6 +135,8 @@ def parse_command(line: bytes) -> Command:
     Raises `BadCommand` with 500 for what is no command, 501 for a wrong argument,
     421 for another protocol's request, and for a BDAT whose chunk has no known end.
     """
+    if known := _WHOLE.get(line.upper()):
+        return known
     if _CONTROL.search(line):
         raise BadCommand("", Reply.of(500, "5.5.2", "Control characters in a command"))
     try:
@@ -152,6 +156,11 @@ def parse_command(line: bytes) -> Command:
         raise BadCommand(word, fault.reply) from None
 
 
+# Commands that nearly always are one word, as a line in upper case.
+_WHOLE = {
+    verb.value.encode(): Plain(verb)
+    for verb in (Verb.STARTTLS, Verb.DATA, Verb.RSET, Verb.NOOP, Verb.QUIT)
+}
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 # A browser made to talk to us (cross-protocol attack) ends the session at once.
 _FOREIGN = frozenset({"GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT", "PATCH", "DELETE"})
@@ -175,14 +184,14 @@ def _hello(verb: Verb, argument: str) -> Hello:
 
 
 def _mail(verb: Verb, argument: str) -> Mail:
-    sender, parameters = _path_and_parameters(argument, "FROM", "5.1.7")
+    sender, parameters = _path_and_parameters(argument, "FROM:", "5.1.7")
     if sender.local and not sender.domain:
         raise _BadArgument("The sender address has no domain", "5.1.7")
     return Mail(sender, parameters)
 
 
 def _rcpt(verb: Verb, argument: str) -> Rcpt:
-    recipient, parameters = _path_and_parameters(argument, "TO", "5.1.3")
+    recipient, parameters = _path_and_parameters(argument, "TO:", "5.1.3")
     if recipient.null:
         raise _BadArgument("The recipient address is empty", "5.1.3")
     return Rcpt(recipient, parameters)
@@ -232,13 +241,16 @@ _PARSERS: Mapping[str, Callable[[Verb, str], Command]] = {
 }
 
 
+_SYNTAX = {"FROM:": "Syntax: MAIL FROM:<address>", "TO:": "Syntax: RCPT TO:<address>"}
+
+
 def _path_and_parameters(
     argument: str, keyword: str, enhanced: str
 ) -> tuple[Path, Mapping[str, str]]:
-    syntax = f"Syntax: {'MAIL' if keyword == 'FROM' else 'RCPT'} {keyword}:<address>"
-    if argument[: len(keyword) + 1].upper() != keyword + ":":
+    syntax = _SYNTAX[keyword]
+    if argument[: len(keyword)].upper() != keyword:
         raise _BadArgument(syntax)
-    rest = argument[len(keyword) + 1 :].lstrip(" ")
+    rest = argument[len(keyword) :].lstrip(" ")
     text, rest = _bracketed(rest, syntax)
     path = parse_path(text)
     if path is None:
@@ -252,6 +264,9 @@ def _bracketed(text: str, syntax: str) -> tuple[str, str]:
     """What stands between the angle brackets, which a quoted string may hold too, and the rest."""
     if not text.startswith("<"):
         raise _BadArgument(syntax)
+    inside, bracket, rest = text[1:].partition(">")
+    if bracket and '"' not in inside:
+        return inside, rest
     quoted = escaped = False
     for place, char in enumerate(text):
         if escaped:
@@ -266,6 +281,8 @@ def _bracketed(text: str, syntax: str) -> tuple[str, str]:
 
 
 def _parameters(text: str) -> Mapping[str, str]:
+    if not text:
+        return NO_PARAMETERS
     parameters: dict[str, str] = {}
     for word in filter(None, text.split(" ")):
         match = _PARAMETER.fullmatch(word)
@@ -279,6 +296,8 @@ def _parameters(text: str) -> Mapping[str, str]:
 
 
 def _encode_path(head: str, path: Path, parameters: Mapping[str, str]) -> bytes:
+    if not parameters:
+        return f"{head}:<{path}>\r\n".encode()
     words = [f"{head}:<{path}>"]
     words += (f"{keyword}={value}" if value else keyword for keyword, value in parameters.items())
     return " ".join(words).encode() + b"\r\n"

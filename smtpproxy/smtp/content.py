@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 _END = b"\r\n.\r\n"
+_DOT = b"\r\n."  # the end, or a stuffed dot
 _PARTIAL_END = re.compile(rb"(?:\r\n?|\n)(?:\.\r?)?\Z")  # at most four octets
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _LONE_DOT = re.compile(rb"(?<=[\r\n])\.(?=[\r\n])")
@@ -48,7 +49,8 @@ class DataReader:
         """
         data = self._held + data
         rest: bytes | None = None
-        end = data.find(_END)
+        dot = data.find(_DOT)  # without any, which is usual, the rest need not be searched again
+        end = data.find(_END, dot) if dot >= 0 else -1
         if end >= 0:
             content, held, rest = data[: end + 2], b"", data[end + len(_END) :]
         elif partial := _PARTIAL_END.search(data, max(0, len(data) - 4)):
@@ -59,8 +61,11 @@ class DataReader:
         if has_bare_line_end(content) or (held and content.endswith((b"\n.", b"\r."))):
             self.bare = True
             content = _mend(content, held[:1])
+            dot = content.find(_DOT)
         self.ascii = self.ascii and content.isascii()
-        self.size += len(content) - content.count(b"\r\n.")
+        self.size += len(content)
+        if dot >= 0:
+            self.size -= content.count(_DOT, dot)
         if not self._begun and content:
             self._begun = True
             self.size -= 2

@@ -60,7 +60,7 @@ def parse_path(text: str) -> Path | None:
     match = _PATH.fullmatch(text)
     if match is None or _CONTROL.search(text):
         return None
-    local, domain = match["local"], match["domain"] or ""
+    local, domain = match.group("local", "domain")
     if not domain and local.lower() != "postmaster":
         return None
-    return Path(local, domain)
+    return Path(local, domain or "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from smtpproxy.smtp.errors import ProtocolError
 
@@ -31,11 +32,10 @@ class Reply:
     code: int
     lines: tuple[bytes, ...]
 
-    @classmethod
-    def of(cls, code: int, enhanced: str, *texts: str) -> Reply:
+    @staticmethod
+    def of(code: int, enhanced: str, *texts: str) -> Reply:
         """A reply of our own; `enhanced` ("5.7.1", or "" for none) begins each line."""
-        prefix = f"{enhanced} " if enhanced else ""
-        return cls(code, tuple(clean(f"{prefix}{text}".encode()) for text in texts))
+        return _own(code, enhanced, texts)
 
     @property
     def positive(self) -> bool:
@@ -60,6 +60,8 @@ class Reply:
 
     def encode(self) -> bytes:
         """The reply on the wire, every line ended by CRLF."""
+        if len(self.lines) == 1:  # as most are
+            return b"%d %b\r\n" % (self.code, self.lines[0])
         *front, last = self.lines
         head = b"".join(b"%d-%b\r\n" % (self.code, line) for line in front)
         return head + b"%d %b\r\n" % (self.code, last)
@@ -68,6 +70,12 @@ class Reply:
         """Code and text on one line, for people: not for the wire."""
         text = b" ".join(self.lines).decode("utf-8", "backslashreplace")
         return f"{self.code} {text}".rstrip()
+
+
+@lru_cache(512)  # most are the same for every client
+def _own(code: int, enhanced: str, texts: tuple[str, ...]) -> Reply:
+    prefix = f"{enhanced} " if enhanced else ""
+    return Reply(code, tuple(clean(f"{prefix}{text}".encode()) for text in texts))
 
 
 def clean(text: bytes) -> bytes:
@@ -120,15 +128,30 @@ class ReplyReader:
             line = bytes(self._buffer[:end]).removesuffix(b"\r")
             del self._buffer[: end + 1]
             self._searched = 0
-            match = _LINE.fullmatch(line)
-            if match is None or end >= MAX_REPLY_LINE:
-                raise ProtocolError(f"not an SMTP reply: {line[:80]!r}")
+            if end >= MAX_REPLY_LINE:
+                raise _no_reply(line)
+            reply, more = _read(line)
+            if not more and not self._lines:
+                return reply
             self._octets += end + 1
-            self._lines.append(clean(match[3] or b""))
+            self._lines += reply.lines
             if self._octets > MAX_REPLY or len(self._lines) > MAX_REPLY_LINES:
                 raise ProtocolError("a reply that is too long")
-            if match[2] != b"-":
-                reply = Reply(int(match[1]), tuple(self._lines))
+            if not more:
+                reply = Reply(reply.code, tuple(self._lines))
                 self._lines.clear()
                 self._octets = 0
                 return reply
+
+
+@lru_cache(512)  # servers say the same again and again
+def _read(line: bytes) -> tuple[Reply, bool]:
+    """The reply of this one line, and whether more lines belong to it."""
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise _no_reply(line)
+    return Reply(int(match[1]), (clean(match[3] or b""),)), match[2] == b"-"
+
+
+def _no_reply(line: bytes) -> ProtocolError:
+    return ProtocolError(f"not an SMTP reply: {line[:80]!r}")

@@ -43,11 +43,13 @@ class Refusal:
 class Content:
     """A part of the message, safe to send on as it is, and the octets so far.
 
-    After DATA it is dot-stuffed (see `DataReader`), after BDAT it is not (see `ChunkReader`).
+    `last`: the end of the message is given out next.  After DATA it is dot-stuffed (see
+    `DataReader`), after BDAT it is not (see `ChunkReader`).
     """
 
     data: bytes
     size: int
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +298,7 @@ class ServerConnection:
         if not data:
             return end
         self._pending = end
-        return Content(data, reader.size)
+        return Content(data, reader.size, last=self._last_chunk)
 
     def _skip(self, skipper: ChunkSkipper) -> bool:
         rest = skipper.feed(bytes(self._buffer))

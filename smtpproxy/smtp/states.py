@@ -25,6 +25,8 @@ class State(Enum):
     CHUNKS = "between two chunks"
     ENDED = "after QUIT, or broken"
 
+    __hash__ = object.__hash__  # Enum's own is slow, and keys of tables are hashed all the time
+
 
 _HELLO_FIRST = Reply.of(503, "5.5.1", "Send EHLO first")
 _MAIL_FIRST = Reply.of(503, "5.5.1", "Send MAIL first")

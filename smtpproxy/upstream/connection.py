@@ -169,16 +169,17 @@ class Connection:
             ) from error
         check()
 
-    def end_content(self, recipients: int = 1, prdr: bool = False) -> None:
-        """Send the final dot; `final_reply` gives what comes of it (see `ClientConnection`).
+    def end_content(self, data: bytes, recipients: int = 1, prdr: bool = False) -> None:
+        """Send the last part, and the final dot with it; `final_reply` gives what comes of it.
 
         Raises `EarlyReply` as `content`.
         """
         self._check_early()
-        self._stream.write(self._core.end_content(recipients, prdr))
+        last = self._core.send_content(data)
+        self._stream.write(last + self._core.end_content(recipients, prdr))
 
     def end_chunks(self, data: bytes, recipients: int = 1, prdr: bool = False) -> None:
-        """Send the last chunk; otherwise as `end_content`."""
+        """Send the last part as the last chunk; otherwise as `end_content`."""
         self._check_chunks()
         try:
             self._stream.write(self._core.end_chunks(data, recipients, prdr))
