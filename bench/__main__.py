@@ -22,7 +22,7 @@ from bench.report import into, lines, outcomes
 from bench.results import DIRECT, Results
 from bench.rivals import RIVALS, Rival
 from bench.upstreams import Lost
-from bench.variants import variants
+from bench.variants import reusing, variants
 from bench.workloads import STAGES, WORKLOADS, Ways, Workload
 from tests.support.ports import free_port
 from tests.support.processes import DidNotHappen, short_folder
@@ -125,7 +125,8 @@ def _sessions(
             _say("left out: postfix: a real Postfix needs root")
             continue
         else:
-            found = Group(ways, place, rivals, effort, upstream).run(workloads, _say)
+            more = [reusing()] if workloads[0].reused else []
+            found = Group(ways, place, [*rivals, *more], effort, upstream).run(workloads, _say)
         results.workloads |= found
         for workload in workloads:
             _say(workload.title, *outcomes(results, workload))

@@ -273,6 +273,7 @@ def smtpproxy(
             "listeners": [listener | changed.pop("listener", {})],
             "mappings": [mapping],
             "dns": {"reverse": False},
+            "upstreams": {"ask_every": "0s", "keep_idle": "0s"},
             "limits": {"max_connections": MANY, "max_connections_per_address": MANY},
             **changed,
         }

@@ -25,8 +25,8 @@ def variants(workload: Workload, upstream: int, count: int) -> Iterator[list[Riv
     """Those for this workload; `count`: the rows of the CSV file."""
     with ExitStack() as stack:
         if workload.source:
-            reused = smtpproxy(REUSED, missing="none are reused yet")
-            yield [smtpproxy(), smtpproxy("all on (JSON log)", ALL_ON), reused, *_workers()]
+            everything = smtpproxy("all on (JSON log)", ALL_ON)
+            yield [smtpproxy(), everything, reusing(), *_workers()]
             return
         folder = stack.enter_context(short_folder())
         server = f"127.0.0.1:{upstream}"
@@ -36,6 +36,12 @@ def variants(workload: Workload, upstream: int, count: int) -> Iterator[list[Riv
             smtpproxy(f"CSV of {count} rows", _csv(folder, server, count)),
             _mysql(stack, folder, server),
         ]
+
+
+def reusing() -> Rival:
+    """With connections to the upstream that are used again, and some made ahead."""
+    kept = {"keep_idle": "5s", "keep_uses": 1000, "keep_connections": 100, "ready_connections": 20}
+    return smtpproxy(REUSED, {"upstreams": {"ask_every": "0s", **kept}})
 
 
 def _workers() -> list[Rival]:

@@ -31,7 +31,8 @@ class Workload:
     Our own then sends the same once more, with messages that are checked one by one, and has the
     times of the sessions.  `per_session`, `size` and `pipelining` as in `load.Plan`.
     `recipient` has {} where the number of the message stands, if at all; there are `numbers` of
-    them, 0: any.  `variants`: not of the rivals, but of smtpproxy in several set-ups.
+    them, 0: any.  `variants`: not of the rivals, but of smtpproxy in several set-ups.  `reused`:
+    also with connections to the upstream that are used again, and made ahead.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Workload:
     recipient: str = "user@example.com"
     numbers: int = 0
     variants: bool = False
+    reused: bool = False
 
 
 PLAIN = Ways()
@@ -69,11 +71,18 @@ WORKLOADS = (
     Workload("10mb", "10 MB, one per session, 2 parallel", parallel=2, size=10 * MB),
     Workload("tls-ecdsa", "STARTTLS from clients, ECDSA P-256, 20 parallel", Ways("ecdsa")),
     Workload("tls-rsa", "STARTTLS from clients, RSA 2048, 20 parallel", Ways("rsa")),
-    Workload("tls-up", "STARTTLS to the upstream, 20 parallel", Ways(upstream_tls=True)),
+    Workload(
+        "tls-up", "STARTTLS to the upstream, 20 parallel", Ways(upstream_tls=True), reused=True
+    ),
     Workload("tls-both", "STARTTLS on both sides, ECDSA, 20 parallel", Ways("ecdsa", True)),
     Workload("xclient", "XCLIENT to the upstream, 20 parallel", Ways(xclient=True), source=True),
     Workload("postfix", "XCLIENT to a real Postfix, 20 parallel", Ways(xclient=True, postfix=True)),
-    Workload("slow", "an upstream that takes 5 ms to answer, 20 parallel", Ways(delay=0.005)),
+    Workload(
+        "slow",
+        "an upstream that takes 5 ms to answer, 20 parallel",
+        Ways(delay=0.005),
+        reused=True,
+    ),
     Workload("all-on", "1 KB, one per session, 20 parallel", source=True, variants=True),
     Workload(
         "cold",
