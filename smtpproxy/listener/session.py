@@ -6,15 +6,11 @@ transaction, and writes every reply in one place, in the order of the commands.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count, takewhile
-from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.python.failure import Failure
+from twisted.internet.defer import CancelledError
 
 from smtpproxy import tls
 from smtpproxy.deadlines import TimedOut
@@ -30,8 +26,10 @@ from smtpproxy.events import (
     TransactionEnded,
     UpstreamFailed,
 )
+from smtpproxy.listener.naming import Naming, ReverseName
 from smtpproxy.listener.profile import Profile
-from smtpproxy.mail import TEMPUNAVAIL, UNAVAILABLE, Client, Peer
+from smtpproxy.listener.tally import Tally
+from smtpproxy.mail import Client, Peer
 from smtpproxy.relay import TOO_BIG, Outlet, Transaction, Verdict, received_line
 from smtpproxy.routing import Server, Upstream
 from smtpproxy.smtp.commands import Bdat, Command, Hello, Mail, Plain, Rcpt, Verb
@@ -50,8 +48,6 @@ from smtpproxy.smtp.states import State
 from smtpproxy.stream import CLOSE_TIME, Stream
 from smtpproxy.stream import Disconnected as Gone
 from smtpproxy.upstream import Caller, Connection, Pool
-
-ReverseName = Callable[[str], Coroutine[Any, Any, str]]
 
 OK = Reply.of(250, "2.0.0", "Ok")
 SENDER_OK = Reply.of(250, "2.1.0", "Ok")
@@ -72,9 +68,6 @@ PRDR = Reply.of(353, "", "A reply for each recipient follows")
 PRDR_OK = Reply.of(250, "2.0.0", "Ok, as said of each recipient")
 
 TURN = 50  # commands after which the other sessions have their turn
-MAX_JUNK = 100  # commands between two messages that do nothing; each further one is an error
-_JUNK = frozenset({Verb.NOOP, Verb.RSET, Verb.HELP, Verb.VRFY, Verb.EXPN})
-_JUNK |= {Verb.EHLO, Verb.HELO, Verb.LHLO}
 
 # What is answered to commands that no upstream answers.
 _OURS = {
@@ -128,15 +121,9 @@ class Session:
         self._outlet = Outlet(pool, Caller(peer, self._identify), profile.relaying.times.reply)
         self._transaction: Transaction | None = None
         self._transactions = 0
-        self._errors = 0
-        self._junk = 0  # since the last message
+        self._tally = Tally()
         self._stopping = False
-        self._asking: list[Deferred[None]] = []  # who waits for the name
-        self._naming = Deferred.fromCoroutine(self._find_name(reverse_name))
-        self._naming.addErrback(_cancelled)
-        self._verbs: defaultdict[str, int] = defaultdict(int)
-        self._taken: defaultdict[str, int] = defaultdict(int)
-        self._last_verb = "CONNECT"
+        self._naming = Naming(peer.address, reverse_name, self._named)
 
     # What the shell calls.
 
@@ -193,10 +180,10 @@ class Session:
         self._stream.close()
         by = Side.CLIENT if end.reply is None else Side.PROXY
         self._end_transaction(Verdict(end.reply or ABANDONED, by, end.reason or "the client left"))
-        verbs = {verb: (self._taken[verb], number) for verb, number in self._verbs.items()}
-        after = self._last_verb if end.reason else ""
+        after = self._tally.last if end.reason else ""
         seconds = self._deadlines.seconds() - started
-        self._observe(Disconnected(self.name, self.client, seconds, verbs, after, end.reason))
+        said = self._tally.commands()
+        self._observe(Disconnected(self.name, self.client, seconds, said, after, end.reason))
 
     async def _converse(self) -> None:
         profile = self._profile
@@ -211,11 +198,14 @@ class Session:
             reply = await self._answer(event)
             if reply is None:
                 continue
-            self._count(event, reply)
+            if isinstance(event, (Content, EndOfChunk, EndOfContent)):
+                self._tally.content(reply)
+            else:
+                self._tally.command(event, reply)
             self._say(reply)
             if reply is TLS_READY:
                 await self._start_tls()
-            elif self._errors >= profile.max_errors and not self._ended:
+            elif self._tally.errors >= profile.max_errors and not self._ended:
                 raise TooManyErrors
             if self._stream.choked:
                 await self._stream.drain(profile.command_time)
@@ -245,10 +235,7 @@ class Session:
                 return None
             case Bdat():
                 assert self._transaction is not None
-                self._last_verb = "BDAT"
-                self._verbs["BDAT"] += 1
-                if not event.size:
-                    self._count_junk()
+                self._tally.chunk(event)
                 self._transaction.over()
                 await self._transaction.message.chunk()
                 return None
@@ -345,7 +332,6 @@ class Session:
         assert self._transaction is not None
         verdict = self._transaction.message.failure
         if verdict is None:
-            self._taken["BDAT"] += 1
             return CHUNK_OK
         self._end_transaction(verdict)
         return verdict.reply
@@ -355,10 +341,8 @@ class Session:
         assert transaction is not None
         transaction.message.end(end)
         reply = await self._outcome(transaction)
-        if self._last_verb == "BDAT":
-            self._taken["BDAT"] += reply.success
         self._end_transaction(Verdict(ABANDONED, Side.CLIENT))
-        self._junk = 0
+        self._tally.message()
         return reply
 
     async def _outcome(self, transaction: Transaction) -> Reply:
@@ -421,27 +405,13 @@ class Session:
 
     # Who the client is.
 
-    async def _find_name(self, reverse_name: ReverseName) -> None:
-        name = TEMPUNAVAIL
-        try:
-            if address := self.client.peer.address:
-                name = await reverse_name(address)
-            else:
-                name = UNAVAILABLE
-        finally:
-            self.client = replace(self.client, name=name)
-            for named in tuple(self._asking):
-                named.callback(None)
+    def _named(self, name: str) -> None:
+        self.client = replace(self.client, name=name)
 
     async def _identify(self, with_name: bool) -> Client:
         """The client; with its name, once that is known: finding it has a deadline of its own."""
-        if with_name and not self._naming.called:
-            named: Deferred[None] = Deferred()
-            self._asking.append(named)
-            try:
-                await named
-            finally:
-                self._asking.remove(named)
+        if with_name:
+            await self._naming.done()
         return self.client
 
     # Replies, and what is told of them.
@@ -466,24 +436,6 @@ class Session:
     def _nothing_accepted(self) -> bool:
         """Nobody has taken on a recipient of the transaction under way, if there is one."""
         return self.core.state in (State.NEW, State.GREETED, State.READY, State.SENDER)
-
-    def _count(self, event: Event, reply: Reply) -> None:
-        """Count what was said for the log, and errors for the limit."""
-        if isinstance(event, (Content, EndOfChunk, EndOfContent)):
-            return
-        verb = (event.verb if isinstance(event, Refusal) else event.verb.value) or "UNKNOWN"
-        self._last_verb = verb
-        self._verbs[verb] += 1
-        self._taken[verb] += reply.positive
-        # Bad commands and unknown recipients: what people look for who guess addresses.
-        if isinstance(event, Refusal) or (isinstance(event, Rcpt) and reply.permanent):
-            self._errors += 1
-        elif event.verb in _JUNK:
-            self._count_junk()
-
-    def _count_junk(self) -> None:
-        self._junk += 1
-        self._errors += self._junk > MAX_JUNK
 
     def _refused(
         self, stage: str, verdict: Verdict, sender: str | None = None, recipient: str | None = None
@@ -562,8 +514,3 @@ class Session:
                     in_doubt=verdict.in_doubt,
                 )
             )
-
-
-def _cancelled(failure: Failure) -> None:
-    """Being cancelled is how a look-up ends that nobody needs any more."""
-    failure.trap(CancelledError)  # type: ignore[no-untyped-call]

@@ -11,8 +11,9 @@ from twisted.logger import Logger
 
 from smtpproxy.deadlines import Deadlines
 from smtpproxy.events import Observer, Refused, Side
+from smtpproxy.listener.naming import ReverseName
 from smtpproxy.listener.profile import Profile
-from smtpproxy.listener.session import ReverseName, Session
+from smtpproxy.listener.session import Session
 from smtpproxy.mail import Client, Peer
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.stream import Stream
