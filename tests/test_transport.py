@@ -503,6 +503,16 @@ def test_closing_in_tls_sends_what_was_written_and_says_so(both) -> None:
     assert both.client.end == "Connection was closed cleanly."
 
 
+def test_what_the_peer_said_before_it_left_is_heard_in_tls(both) -> None:
+    both.turning.turn()
+    both.client.do("write", b"552 too big\r\n")
+    both.client.do("abortConnection")
+    both.server.do("write", MUCH)
+    both.turning.until(lambda: both.server.ends)
+    assert both.server.received == b"552 too big\r\n"
+    assert both.server.end == "Connection reset by peer"
+
+
 class Dripping:
     """A client that speaks TLS in memory, and whose bytes pass the socket a few at a time."""
 
@@ -563,6 +573,7 @@ class AtOnce:
     def connection(self, socket: socket.socket) -> Any:
         made = Mock(spec=SSL.Connection)
         made.do_handshake.return_value = None
+        made.getsockopt = socket.getsockopt
         return made
 
     def clientConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:

@@ -81,7 +81,14 @@ class Proxy:
     def log(self) -> Iterator[str]:
         """Its lines, from the first, until it ends."""
         yield from self._said
-        while (line := self._lines.get()) is not None:
+        while True:
+            # A signal that comes just before the wait does not end it: look again every second.
+            try:
+                line = self._lines.get(timeout=1.0)
+            except Empty:
+                continue
+            if line is None:
+                return
             yield line
 
     def _read(self, output: IO[bytes]) -> None:

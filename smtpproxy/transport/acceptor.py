@@ -84,13 +84,13 @@ class Acceptor:
             try:
                 accepted, peer = self._socket.accept()
             except BlockingIOError:
+                self._short = False
                 return
             except OSError as error:
                 if error.errno in _PASSING:
                     continue
                 self._rest(error)
                 return
-            self._short = False
             self._begin(accepted, peer)
             if self._socket.fileno() < 0:  # whoever began has ended it
                 return

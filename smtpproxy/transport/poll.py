@@ -101,10 +101,16 @@ class Poll:
                 descriptor.ready(events)
             except Exception:
                 log.failure("a connection failed")
-                descriptor.failed()
+                self._give_up(descriptor)
         self._busy = False
         if self._later:
             self._run_later()
+
+    def _give_up(self, descriptor: Descriptor) -> None:
+        try:
+            descriptor.failed()
+        except Exception:  # the reactor would drop all sockets for one
+            log.failure("a connection cannot be given up")
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor has ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from socket import SO_ERROR, SOL_SOCKET
 
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionLost
@@ -30,6 +31,7 @@ class Secured:
         self._needs_room = needs_room
         self._recv = connection.recv
         self._send = connection.send
+        self._socket_error = connection.getsockopt  # which OpenSSL's connection has from its socket
 
     def shake_hands(self) -> bool:
         """Go on with the handshake: True once it is done, BlockingIOError where there is no room.
@@ -65,16 +67,22 @@ class Secured:
         sent, size = 0, len(data)
         try:
             if size <= RECORD:
-                return self._send(data)
+                return self._write(data)
             with memoryview(data) as rest:  # OpenSSL takes one record at a time
                 while sent < size:
-                    sent += self._send(rest[sent : sent + RECORD])
+                    sent += self._write(rest[sent : sent + RECORD])
         except SSL.WantWriteError:
             if not sent:
                 raise BlockingIOError from None
         except SSL.Error as error:  # WantReadError too: it would be another handshake
             raise Lost(words(error)) from None
         return sent
+
+    def _write(self, data: bytes | bytearray | memoryview) -> int:
+        # To OpenSSL, a write that fails ends reading too: what the peer said last would be lost.
+        if number := self._socket_error(SOL_SOCKET, SO_ERROR):
+            raise Lost(os.strerror(number))
+        return self._send(data)
 
     def finish(self) -> None:
         """Tell that nothing more is sent; the peer's own end is not waited for."""
@@ -92,5 +100,5 @@ def words(error: SSL.Error) -> str:
         number = error.args[0]
         return os.strerror(number) if number > 0 else "closed without TLS's own end"
     if error.args and isinstance(error.args[0], list):
-        return "; ".join(reason for _, _, reason in error.args[0])
-    return str(error) or type(error).__name__
+        return "; ".join(filter(None, (reason for *_, reason in error.args[0]))) or "TLS failed"
+    return str(error) or "TLS failed"
