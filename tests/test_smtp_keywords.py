@@ -24,6 +24,9 @@ OFFERED = [
     ("REQUIRETLS", ["REQUIRETLS"], ()),  # heard after STARTTLS
     ("MT-PRIORITY", ["MT-PRIORITY"], ()),
     ("MT-PRIORITY", ["MT-PRIORITY stanag4406 x"], ("STANAG4406",)),
+    ("MT-PRIORITY", ["MT-PRIORITY " + "x" * 65], ()),
+    ("MT-PRIORITY", ["MT-PRIORITY na\u00efve"], ()),
+    ("MT-PRIORITY", ["MT-PRIORITY a=b;c"], ()),
     ("DELIVERBY", ["DELIVERBY"], ()),
     ("DELIVERBY", ["DELIVERBY 0"], ()),
     ("DELIVERBY", ["DELIVERBY 0120,future-token"], ("120",)),

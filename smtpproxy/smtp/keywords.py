@@ -17,6 +17,7 @@ from smtpproxy.smtp.extensions import Extensions
 Words = tuple[str, ...]
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
+_PROFILE = re.compile(r"[A-Za-z0-9._-]{1,64}")  # a server's word, which clients get to hear
 
 OURS = (
     "PIPELINING",  # RFC 2920
@@ -79,7 +80,7 @@ def joined(keyword: str, said: Collection[Words]) -> Words:
 
 
 def _read_profile(words: Words) -> Words:
-    return tuple(word.upper() for word in words[:1])
+    return tuple(word.upper() for word in words[:1] if _PROFILE.fullmatch(word))
 
 
 def _same_profile(said: Collection[Words]) -> Words:
