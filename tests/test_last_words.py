@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from smtpproxy.events import TransactionEnded
 from smtpproxy.relay import delivery
 from tests import test_chunking as chunking
 from tests import test_each_recipient as each
@@ -148,4 +149,79 @@ def test_binary_is_declared_to_an_upstream_that_takes_it_alone() -> None:
 def test_lmtp_has_no_use_for_prdr() -> None:
     each.started().play(
         each.MAIL + each.bound(1, "a@store.test", "PIPELINING,PRDR").replace("EHLO", "LHLO")
+    )
+
+
+def test_a_refusal_inside_data_is_told_after_a_message_in_chunks() -> None:
+    """The same connection has carried chunks before: what it says now answers no chunk."""
+    chunking.started(chunking.BOTH).play(
+        r"""
+    C: BDAT 4\r\nab
+    S: 250 2.0.0 Ok, go on
+    C: BDAT 4 LAST\r\ncd
+    P1: BDAT 4
+    P1: ab
+    P1: BDAT 4 LAST
+    P1: cd
+    U1: 250 2.0.0 ok
+    U1: 250 2.0.0 queued
+    S: 250 2.0.0 queued
+    C: MAIL FROM:<s@example.org>\r\nRCPT TO:<a@example.com>\r\nDATA
+    S: 250 2.1.0 Ok
+    P1: MAIL FROM:<s@example.org>
+    P1: RCPT TO:<a@example.com>
+    P1: DATA
+    U1: 250 fine\r\n250 2.1.5 fine\r\n354 go
+    S: 250 2.1.5 fine
+    S: 354 go
+    U1 stalls
+    C: one
+    P1 part: one
+    U1: 552 5.3.4 too big
+    U1 gone
+    C: .
+    S: 552 5.3.4 too big
+    """
+    )
+
+
+def test_what_is_logged_of_421_is_what_the_client_was_told() -> None:
+    """It ends the share of its upstream, and not a session in which others have theirs."""
+    world = each.started().play(
+        each.MAIL
+        + each.bound(1, "a@example.com")
+        + each.bound(2, "b@example.net")
+        + each.CONTENT
+        + """
+    S: 353 A reply for each recipient follows
+    U1: 421 4.3.2 closing
+    S: 451 4.3.2 closing
+    U2: 250 2.0.0 queued
+    S: 250 2.0.0 queued
+    S: 250 2.0.0 Ok, as said of each recipient
+    """
+    )
+    assert [str(it.reply) for it in world.said(TransactionEnded)] == [
+        "451 4.3.2 closing",
+        "250 2.0.0 queued",
+    ]
+
+
+def test_a_421_to_data_of_one_and_a_refusal_of_the_other_end_no_session() -> None:
+    each.started().play(
+        each.MAIL
+        + each.bound(1, "a@example.com")
+        + each.bound(2, "b@example.net")
+        + """
+    C: DATA
+    P1: DATA
+    P2: DATA
+    U1: 421 4.3.2 closing
+    U2: 451 4.3.0 not now
+    S: 451 4.3.2 closing
+    C: NOOP
+    P2: NOOP
+    U2: 250 fine
+    S: 250 fine
+    """
     )

@@ -214,10 +214,10 @@ class Session:
         core, stream = self.core, self._stream
         if self._stopping and self._nothing_accepted:
             raise Stopping
-        inside = core.state is State.CONTENT
-        seconds = self._profile.data_time if inside else self._profile.command_time
         if (event := core.next_event()) is not None:
             return event
+        inside = core.state is State.CONTENT
+        seconds = self._profile.data_time if inside else self._profile.command_time
         until = self._deadlines.seconds() + seconds
         while event is None:
             try:
@@ -360,8 +360,6 @@ class Session:
         reads = True  # the client, what we say
         for each in accepted:
             reply = (await transaction.message.outcome(each)).reply
-            if reply.code == 421:  # it ends the session for its upstream alone
-                reply = replace(reply, code=451)
             replies.append(reply)
             if not self._profile.lmtp or len(replies) < len(accepted):
                 self._say_interim(reply)

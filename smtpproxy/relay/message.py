@@ -32,14 +32,17 @@ class Accepted:
 class Message:
     """The content, the same for each upstream, and what becomes of it."""
 
-    def __init__(self, accepted: Sequence[Accepted], relaying: Relaying, phases: Phases) -> None:
-        """`accepted` grows until `data` is called."""
+    def __init__(
+        self, accepted: Sequence[Accepted], relaying: Relaying, phases: Phases, each: bool
+    ) -> None:
+        """`accepted` grows until `data` is called.  `each`: every recipient has its own answer."""
         self.size = 0  # octets so far
         self.verdict: Verdict | None = None  # on all of it, where there is one
         self.finishing = False  # its end is on its way: wait for the answers, come what may
         self._accepted = accepted
         self._relaying = relaying
         self._phases = phases
+        self._each = each
         self._live: list[Delivery] = []  # those that take the content
         self._until = 0.0  # when the last answers must be there
 
@@ -84,7 +87,7 @@ class Message:
                         verdicts[delivery] = Verdict.of_upstream(reply)
                     except Broken as error:
                         verdicts[delivery] = Verdict.of_broken(error)
-        return {each: verdicts[each] for each in bound}
+        return {each: self._told(verdicts[each]) for each in bound}
 
     def _begin(self, verdicts: Mapping[Delivery, Verdict]) -> None:
         """The content goes to those that are ready for it."""
@@ -139,9 +142,9 @@ class Message:
             if delivery.failure is None:
                 try:
                     reply = await delivery.outcome(self._until - self._now())
-                    accepted.verdict = Verdict.of_upstream(reply)
+                    accepted.verdict = self._told(Verdict.of_upstream(reply))
                 except Broken as error:
-                    delivery.failure = Verdict.of_broken(error)
+                    delivery.failure = self._told(Verdict.of_broken(error))
         accepted.verdict = accepted.verdict or delivery.failure
         assert accepted.verdict is not None
         if accepted is self._accepted[-1]:
@@ -172,8 +175,12 @@ class Message:
 
     def _fail(self, delivery: Delivery, verdict: Verdict) -> None:
         """An upstream does not get the message."""
-        delivery.fail(verdict)
+        delivery.fail(self._told(verdict))
         self._live.remove(delivery)
+
+    def _told(self, verdict: Verdict) -> Verdict:
+        """What the client is told of what one upstream says."""
+        return verdict.of_one() if self._each else verdict
 
     def _now(self) -> float:
         return self._relaying.deadlines.seconds()

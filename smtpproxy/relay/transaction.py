@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from smtpproxy.deadlines import TimedOut
 from smtpproxy.events import Side
@@ -75,7 +75,7 @@ class Transaction:
         self.each = each
         self.accepted: list[Accepted] = []
         self._phases = Phases(relaying.deadlines.seconds)
-        self.message = Message(self.accepted, relaying, self._phases)
+        self.message = Message(self.accepted, relaying, self._phases, each)
         self._relaying = relaying
         self._outlet = outlet
         self._session = session
@@ -244,9 +244,8 @@ class Transaction:
             if reply.success:
                 self._deliveries[connection.upstream] = delivery
                 return await self._answered(delivery)
-        if reply.code == 421:  # it would end a session that may have other mail
-            reply = replace(reply, code=451)
-        verdict = self._refused[connection.upstream] = Verdict.of_upstream(reply)
+        # The session may have other mail.
+        verdict = self._refused[connection.upstream] = Verdict.of_upstream(reply).of_one()
         return verdict
 
     async def _flight(
@@ -319,9 +318,8 @@ class Transaction:
         reply = await delivery.recipient()
         if reply.success:
             self.accepted.append(Accepted(str(rcpt.recipient), delivery))
-        elif reply.code == 421 and self.each:  # others may have their share
-            reply = replace(reply, code=451)
-        return Verdict.of_upstream(reply)
+        verdict = Verdict.of_upstream(reply)
+        return verdict.of_one() if self.each else verdict
 
     def _overshadow(self, shadow: Upstream, rcpt: Rcpt, reply: Reply) -> None:
         """Ask a shadow of the recipient, too; one for a transaction."""
@@ -332,10 +330,6 @@ class Transaction:
             )
         if self._shadow is not None and self._shadow.upstream == shadow:
             self._shadow.ask(rcpt, reply)
-
-    def _bound(self) -> list[Delivery]:
-        """Those deliveries that have recipients."""
-        return [each for each in self._deliveries.values() if each.recipients]
 
     def _now(self) -> float:
         return self._relaying.deadlines.seconds()

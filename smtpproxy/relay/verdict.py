@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from smtpproxy.events import Side
 from smtpproxy.smtp.replies import Reply
@@ -38,3 +38,9 @@ class Verdict:
         if isinstance(error, EarlyReply) and error.reply.permanent:
             return cls.of_upstream(error.reply)
         return cls(BROKEN_REPLY, Side.UPSTREAM, str(error), in_doubt=isinstance(error, InDoubt))
+
+    def of_one(self) -> Verdict:
+        """The same of one upstream among several: a 421 would end the session of them all."""
+        if self.reply.code != 421:
+            return self
+        return replace(self, reply=replace(self.reply, code=451))

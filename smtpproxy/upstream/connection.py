@@ -47,7 +47,6 @@ class Connection:
         self.first_choice = True  # no address before it was no use
         self.since = stream.seconds()
         self.kept = False  # it has waited for somebody to use it
-        self._chunked = False  # content is sent by BDAT
         self._broken: str = ""
 
     def __repr__(self) -> str:
@@ -146,14 +145,14 @@ class Connection:
             self._stream.write(self._core.send_chunk(data))
         except ProtocolError as error:
             raise self._break(str(error)) from error
-        self._chunked = True
 
     async def drained(self, seconds: float) -> None:
         """Wait, at most `seconds`, while the upstream takes no content; raises as it is sent."""
-        check = self._check_chunks if self._chunked else self._check_early
+        chunked = self.state is not State.CONTENT
+        check = self._check_chunks if chunked else self._check_early
         until = self._stream.seconds() + seconds
         try:
-            if self._chunked:
+            if chunked:
                 # RFC 3030 section 2: without PIPELINING each waits for its reply.
                 most = MOST_CHUNKS if "PIPELINING" in self.extensions else 0
                 while self._core.chunks_owed > most:
@@ -212,18 +211,17 @@ class Connection:
         except TimedOut as error:
             raise self._break(f"TLS handshake: not done within {seconds:g} s") from error
 
-    async def quit(self) -> Reply | None:
-        """Say QUIT where it may be said, and close; the reply, if one came in time.
+    async def quit(self) -> None:
+        """Say QUIT where it may be said, wait for the answer, if one comes in time, and close.
 
         Inside a message, where QUIT would be content, the connection is cut instead.
         """
         if not self.idle or self.state in (State.NEW, State.CONTENT, State.CHUNKS):
             self.abort()
-            return None
+            return
         try:
-            return await self.ask(Plain(Verb.QUIT), QUIT_TIME)
-        except Broken:
-            return None
+            with suppress(Broken):
+                await self.ask(Plain(Verb.QUIT), QUIT_TIME)
         finally:  # also where nobody waits for the reply any more
             Deferred.fromCoroutine(self._let_close())
 
