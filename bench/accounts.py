@@ -30,6 +30,13 @@ def members(session: int) -> list[int]:
     return found
 
 
+def children(pid: int) -> list[int]:
+    """The processes that this one has started, and that have not ended."""
+    with suppress(OSError):
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    return []
+
+
 def cpu(pids: Iterable[int]) -> float:
     """Seconds of processor time, of user and system, of all threads and of ended children.
 

@@ -11,6 +11,7 @@ A proxy may put fields of its own before or behind it; what follows the header i
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from functools import cache
 from zlib import crc32
 
@@ -19,12 +20,19 @@ _END = b"\r\n" + END
 _NEAR = 4096  # octets before what comes with the end of a body
 _MARK = re.compile(rb"^X-Mark: ((\d+) (\d+) (\d+)) (\d+)\r?$", re.MULTILINE)
 _LINE = b"0123456789 the quick brown fox jumps over the lazy dog, and back again\r\n"
+_TEXT = 100_000  # octets of text, before what is like an attachment
+_BASE64 = b64encode(bytes(range(54))) + b"\r\n"
 
 
 @cache
 def body(size: int) -> bytes:
-    """Lines of text of so many octets, the last a whole one; every tenth begins with a dot."""
-    lines = (b"." + b"." + _LINE[2:] if n % 10 == 0 else _LINE for n in range(size // 72 + 1))
+    """Lines of so many octets, the last a whole one.
+
+    First text, of which every tenth line begins with a dot, then base64, as in large messages.
+    """
+    text = min(size, _TEXT)
+    lines = [b"." + b"." + _LINE[2:] if n % 10 == 0 else _LINE for n in range(text // 72 + 1)]
+    lines += [_BASE64] * ((size - text) // len(_BASE64) + 1)
     return b"".join(lines)[: max(size - 2, 0)] + b"\r\n"
 
 

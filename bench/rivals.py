@@ -17,6 +17,8 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+from bench.accounts import members
+from bench.quota import Quota
 from smtpproxy import __version__
 from tests.support.certificates import Certificate
 from tests.support.ports import free_port
@@ -50,7 +52,8 @@ Command = list[str | Path]
 class Rival:
     """`missing`: why it cannot run here, "" where it can.  `cannot`: why it cannot go a way.
 
-    `command` writes the configuration into a folder and gives what to start.
+    `command` writes the configuration into a folder and gives what to start.  `share`: of one
+    processor, the most that each of its processes may take; 0 for all of it.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Rival:
     cannot: Callable[[Way], str]
     command: Callable[[Way, Path, int], Command]
     environment: Mapping[str, str] = field(default_factory=dict)
+    share: float = 0.0
 
 
 class Running:
@@ -74,16 +78,20 @@ class Running:
             command = ["env", *settings, *command]
         self._process = Process(command, folder / "output.log")
         self.session = self._process.pid
+        self._quota = Quota(rival.share)
         try:
             self._process.wait_for(
                 lambda: greeting(self.port).startswith(b"220"), f"{rival.name}'s greeting", START
             )
+            if rival.share:
+                self._quota.limit(members(self.session))
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
         self._process.stop(seconds=5)
+        self._quota.end()
 
 
 # Each of them
@@ -253,7 +261,10 @@ def aiosmtpd() -> Rival:
 
 
 def smtpproxy(
-    variant: str = "", settings: Mapping[str, Any] | None = None, missing: str = ""
+    variant: str = "",
+    settings: Mapping[str, Any] | None = None,
+    missing: str = "",
+    share: float = 0.0,
 ) -> Rival:
     """`settings` are laid over the usual ones; those of a listener are under `listener`."""
 
@@ -287,6 +298,7 @@ def smtpproxy(
         missing,
         lambda way: "",
         command,
+        share=share,
     )
 
 

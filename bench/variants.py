@@ -8,10 +8,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import rows
+from bench import quota, rows
 from bench.rivals import Rival, smtpproxy
 from bench.workloads import DOMAINS, Workload
-from smtpproxy.config.model import Config
 from tests.support.mariadb import DATABASE, PASSWORD, USER, MariaDb
 from tests.support.processes import short_folder
 
@@ -45,10 +44,9 @@ def reusing() -> Rival:
 
 
 def _workers() -> list[Rival]:
-    """1 and 2 workers, each with half of a core.  Not there yet."""
-    there = "workers" in Config.model_fields
-    why = "" if there else "there is no setting for workers yet"
-    return [smtpproxy(f"{n} workers", {"workers": n}, why) for n in (1, 2)]
+    """1 and 2 workers, each with half of a core: clients and upstream need the rest."""
+    why = quota.missing()
+    return [smtpproxy(f"{n} workers", {"workers": n}, why, share=0.5) for n in (1, 2)]
 
 
 def _csv(folder: Path, server: str, count: int) -> dict[str, Any]:

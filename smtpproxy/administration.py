@@ -6,14 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from smtpproxy.chain import Chain
 from smtpproxy.control import Command, ControlError
 from smtpproxy.deadlines import Deadlines
 from smtpproxy.events import Event, ShadowAnswered
 from smtpproxy.explain import explained, recipient_of
+from smtpproxy.feed import Feed
+from smtpproxy.metrics import Snapshot
+from smtpproxy.networks import Networks
 from smtpproxy.reload import Reloader
-from smtpproxy.routing import Upstream
+from smtpproxy.routing import Router, Upstream
+from smtpproxy.tails import Tails, TooMany, Wish
 from smtpproxy.threads import Stopped
+from smtpproxy.upstream import Standing
+from smtpproxy.upstream.standing import named
 
 TELL_EVERY = 60.0  # seconds from what a shadow was not asked to the note of it
 
@@ -87,23 +92,35 @@ class Administration:
 
     def __init__(
         self,
-        chain: Chain,
+        router: Callable[[], Router],
         reloader: Reloader,
         shadows: ShadowCounts,
         upstreams: Callable[[], Mapping[str, Any]],
+        set_standing: Callable[[str, Standing], Mapping[str, Any]],
+        metrics: Callable[[], Snapshot],
+        status: Callable[[], Mapping[str, Any]],
+        tails: Tails,
     ) -> None:
-        """`upstreams` reports what is known of them."""
-        self._chain = chain
+        """`upstreams` reports what is known of them; `set_standing` says it of one, as `Upkeep`."""
+        self._router = router
         self._reloader = reloader
         self._shadows = shadows
         self._upstreams = upstreams
+        self._set_standing = set_standing
+        self._metrics = metrics
+        self._status = status
+        self._tails = tails
 
     def commands(self) -> dict[str, Command]:
         """By name."""
         return {
             "lookup": self.lookup,
+            "metrics": self.metrics,
             "reload": self.reload,
             "shadows": self.shadows,
+            "status": self.status,
+            "tail": self.tail,
+            "upstream": self.upstream,
             "upstreams": self.upstreams,
         }
 
@@ -115,23 +132,53 @@ class Administration:
             recipient = recipient_of(address)
         except ValueError as error:
             raise ControlError(f"{address!r} {error}") from None
-        return explained(await self._chain.router.explain(recipient))
+        return explained(await self._router().explain(recipient))
+
+    async def metrics(self) -> Mapping[str, Any]:
+        """All that is counted and measured (see `smtpproxy.metrics`)."""
+        return self._metrics()
 
     async def reload(self, force: bool = False) -> Mapping[str, Any]:
-        """Read all files, forget what databases said: what became of each file."""
+        """Read everything anew, forget what databases said: what became of it."""
         if not isinstance(force, bool):
             raise ControlError("force must be true or false")
-        self._chain.forget()
         try:
-            outcomes = await self._reloader.reload(force)
+            outcome = await self._reloader.reload(force)
         except Stopped:
             raise ControlError("smtpproxy is stopping") from None
-        lines = [line for outcome in outcomes for line in outcome.lines]
-        return {"taken": all(outcome.ok for outcome in outcomes), "lines": lines}
+        return {"taken": outcome.ok, "lines": list(outcome.lines)}
 
     async def shadows(self) -> Mapping[str, Any]:
         """What shadows have said since the start."""
         return {"shadows": self._shadows.counts()}
+
+    async def status(self) -> Mapping[str, Any]:
+        """How the program does (see `Status`)."""
+        return self._status()
+
+    async def tail(
+        self, client: str = "", recipient: str = "", upstream: str = "", redact: bool = False
+    ) -> Feed:
+        """The dialogues of sessions as they go on: all, or those that are wanted."""
+        if not all(isinstance(each, str) for each in (client, recipient, upstream)):
+            raise ControlError("client, recipient and upstream must be strings")
+        try:
+            networks = Networks(filter(None, client.split(",")))
+            wanted = named(upstream) if upstream else ""
+            return self._tails.begin(Wish(networks, recipient.lower(), wanted, bool(redact)))
+        except ValueError as error:
+            raise ControlError(str(error)) from None
+        except TooMany:
+            raise ControlError("as many look on already as may") from None
+
+    async def upstream(self, standing: str, name: str) -> Mapping[str, Any]:
+        """Enable a server or an upstream, drain it, or have it in maintenance."""
+        if not isinstance(name, str):
+            raise ControlError("name must be a string")
+        try:
+            return self._set_standing(name, Standing(standing))
+        except ValueError as error:
+            raise ControlError(str(error)) from None
 
     async def upstreams(self) -> Mapping[str, Any]:
         """What upstreams offer, and what listeners announce by it."""

@@ -21,37 +21,52 @@ class Announcing:
         self,
         config: Config,
         router: Router,
+        learnt: Learnt,
         deadlines: Deadlines,
         note: Callable[[bool, str], object],
+        before: Announcing | None = None,
     ) -> None:
         """`note` is given a line for each change of what a listener announces.
 
-        And whether all is well: not where an upstream says what cannot be meant.
+        And whether all is well: not where an upstream says what cannot be meant.  Listeners begin
+        with what those of the same name announced `before`.
         """
-        self.learnt = Learnt(deadlines, self._agreed)
-        self.offers = [offer(config, each) for each in config.listeners]
+        self._learnt = learnt
         self._listeners = [str(each.listen) for each in config.listeners]
+        others = dict(before._named()) if before else {}
+        self.offers = [
+            offer(config, each, others.get(name))
+            for each, name in zip(config.listeners, self._listeners, strict=True)
+        ]
         self._router = router
         self._deadlines = deadlines
         self._note = note
-        self._too_small: Mapping[Upstream, int] = {}
+        self._too_small: Mapping[Upstream, int] = before._too_small if before else {}
 
     def refresh(self) -> None:
         """Learn from the mappings which upstreams there are now."""
-        self.learnt.follow(self._router.listing())
+        self._learnt.follow(self._router.listing())
 
-    def report(self) -> dict[str, Any]:
-        """All of it, as plain values; times are in seconds before now."""
+    def report(self, more: Callable[[Upstream], Mapping[str, Any]]) -> dict[str, Any]:
+        """All of it, as plain values, with `more` of each upstream.
+
+        Times are in seconds before now.
+        """
         now = self._deadlines.seconds()
         return {
             "upstreams": [
-                {**_upstream(each, known, now), "too_small": self._too_small.get(each)}
-                for each, known in self.learnt.all()
+                {
+                    **_upstream(each, known, now),
+                    "too_small": self._too_small.get(each),
+                    **more(each),
+                }
+                for each, known in self._learnt.all()
             ],
             "listeners": [_listener(*each) for each in self._named()],
         }
 
-    def _agreed(self, agreement: Agreement) -> None:
+    def follow(self, agreement: Agreement) -> None:
+        """Announce what upstreams agree on from now on."""
         for upstream, size in agreement.too_small.items():
             if self._too_small.get(upstream) != size:
                 least = f"RFC 5321 has every server take {LEAST_SIZE}"
@@ -65,14 +80,15 @@ class Announcing:
         return zip(self._listeners, self.offers, strict=True)
 
 
-def offer(config: Config, listener: Listener) -> Offer:
-    """What a listener may announce by its settings."""
+def offer(config: Config, listener: Listener, before: Offer | None = None) -> Offer:
+    """What a listener may announce by its settings, and what one did `before`."""
     return Offer(
         max_message_bytes=config.limits.max_message_bytes,
         max_recipients=config.limits.max_recipients,
         starttls=bool(listener.tls_cert),
         lmtp=listener.protocol == "lmtp",
         wishes=Wishes.of(listener.extensions),
+        before=before,
     )
 
 

@@ -8,13 +8,16 @@ never early, and late by at most `resolution` seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from math import inf
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+
+from smtpproxy.tasks import Task, current, parked
 
 T = TypeVar("T")
 
@@ -34,10 +37,8 @@ class Deadline:
 
     __slots__ = ("_waits", "callback", "due")
 
-    def __init__(
-        self, due: float, callback: Callable[[], object], waits: dict[Deadline, None]
-    ) -> None:
-        self.due = due
+    def __init__(self, callback: Callable[[], object], waits: dict[Due, None]) -> None:
+        self.due = inf
         self.callback = callback
         self._waits = waits
 
@@ -51,6 +52,48 @@ class Deadline:
         self._waits.pop(self, None)
 
 
+class Waiter:
+    """One thing that one task at a time may wait for."""
+
+    __slots__ = ("_deadlines", "_seconds", "_task", "due")
+
+    def __init__(self, deadlines: Deadlines) -> None:
+        self._deadlines = deadlines
+        self._task: Task[Any] | None = None
+        self._seconds = 0.0
+        self.due = inf
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until it happens; raises `TimedOut`, or the error that it ends in."""
+        assert self._task is None, "two tasks wait for the same"
+        self._task = current()
+        self._seconds = seconds
+        self._deadlines.watch(self, seconds)
+        try:
+            await parked()
+        finally:
+            self._task = None
+            self._deadlines.forget(self)
+
+    def fire(self, error: Exception | None = None) -> None:
+        """It has happened, or never will."""
+        if self._task is not None:
+            self._task.resume(error)
+
+    def callback(self) -> None:
+        """The deadline is over."""
+        self.fire(TimedOut(self._seconds))
+
+
+class Due(Protocol):
+    """Something with a deadline: `callback` is called once the time is `due`."""
+
+    due: float
+
+    @property
+    def callback(self) -> Callable[[], object]: ...
+
+
 class Deadlines:
     """All waits of one process, by the time of `clock`.
 
@@ -61,7 +104,7 @@ class Deadlines:
         self._clock = clock
         self.seconds: Callable[[], float] = clock.seconds  # the time that all of them go by
         self._resolution = resolution
-        self._waits: dict[Deadline, None] = {}  # in the order of adding
+        self._waits: dict[Due, None] = {}  # in the order of adding
         self._earliest = inf  # nothing is due before it: most sweeps end there
         self._timer: IDelayedCall | None = None
 
@@ -76,14 +119,22 @@ class Deadlines:
 
         It is never called from within this call, even where `seconds` is 0.
         """
-        due = self._clock.seconds() + seconds
-        deadline = Deadline(due, callback, self._waits)
-        self._waits[deadline] = None
-        if due < self._earliest:
-            self._earliest = due
+        deadline = Deadline(callback, self._waits)
+        self.watch(deadline, seconds)
+        return deadline
+
+    def watch(self, due: Due, seconds: float) -> None:
+        """As `add`, for who keeps what it waits with; until `forget`."""
+        due.due = self.seconds() + seconds
+        self._waits[due] = None
+        if due.due < self._earliest:
+            self._earliest = due.due
         if self._timer is None:
             self._timer = self._clock.callLater(self._resolution, self._sweep)
-        return deadline
+
+    def forget(self, due: Due) -> None:
+        """Do not call it back; does nothing when it is over already."""
+        self._waits.pop(due, None)
 
     async def turn(self) -> None:
         """Let all else that is ready go first."""
@@ -95,25 +146,25 @@ class Deadlines:
             if call.active():
                 call.cancel()
 
-    async def limit(self, work: Coroutine[Any, Any, T] | Deferred[T], seconds: float) -> T:
-        """What `work` gives, if it is done within `seconds`; else it is cancelled.
+    async def limit(self, work: Awaitable[T], seconds: float) -> T:
+        """What `work` gives, if it is done within `seconds`; else it is interrupted.
 
-        Raises `TimedOut` once the cancelled work has ended, whatever exception it
+        Raises `TimedOut` once the interrupted work has ended, whatever exception it
         ended with.  Work that gives a value in spite of it has that value returned:
-        it may be something that must be closed.  Cancelling who waits for this
-        cancels the work too, and is no `TimedOut`.
+        it may be something that must be closed.  Cancelling the task that waits for this
+        interrupts the work too, and is no `TimedOut`.
         """
-        deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
+        task = current()
         expired = False
 
         def expire() -> None:
             nonlocal expired
             expired = True
-            deferred.cancel()
+            task.interrupt()
 
         deadline = self.add(seconds, expire)
         try:
-            return await deferred
+            return await work
         except Exception as error:
             if expired:
                 raise TimedOut(seconds) from error
@@ -124,12 +175,8 @@ class Deadlines:
     async def sleep(self, seconds: float) -> None:
         """Wait, at least so long."""
         if seconds > 0:
-            over: Deferred[None] = Deferred()
-            deadline = self.add(seconds, lambda: over.callback(None))
-            try:
-                await over
-            finally:
-                deadline.cancel()
+            with suppress(TimedOut):
+                await Waiter(self).wait(seconds)
 
     def stop(self) -> None:
         """Forget all waits; none of them is called back."""
@@ -143,12 +190,12 @@ class Deadlines:
         self._timer = None
         now = self._clock.seconds()
         if now >= self._earliest:
-            due = [deadline for deadline in self._waits if deadline.due <= now]
+            over = [each for each in self._waits if each.due <= now]
             self._earliest = inf  # those that a callback adds lower it again
-            for deadline in sorted(due, key=lambda deadline: deadline.due):
-                if not deadline.active:  # cancelled by one of the callbacks before
+            for deadline in sorted(over, key=lambda each: each.due):
+                if deadline not in self._waits:  # cancelled by one of the callbacks before
                     continue
-                deadline.cancel()
+                self.forget(deadline)
                 try:
                     deadline.callback()
                 except Exception:  # one session's fault must not cost the others their deadline

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from smtpproxy.mail import Client
+from smtpproxy.mail import Client, Peer
 from smtpproxy.smtp.replies import Reply
 
 
@@ -46,6 +46,27 @@ class Connected:
 
 
 @dataclass(frozen=True, slots=True)
+class NotIntroduced:
+    """Who has to say by a PROXY header whom it connects for did not, and got no session.
+
+    `silent`: it said nothing at all and left, as health checks do.
+    """
+
+    session: str
+    peer: Peer
+    reason: str
+    silent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Introduced:
+    """The client said by XCLIENT that it is another: `client`."""
+
+    session: str
+    client: Client
+
+
+@dataclass(frozen=True, slots=True)
 class TlsStarted:
     """The handshake with the client was completed."""
 
@@ -58,7 +79,8 @@ class TlsStarted:
 class Refused:
     """A client's command was refused: `stage` is its verb, or CONNECT.
 
-    `error` says why, in one line, where the reply does not tell.
+    `error` says why, in one line, where the reply does not tell.  `upstream` is the one that
+    refused a recipient, as its row names it.
     """
 
     session: str
@@ -69,6 +91,7 @@ class Refused:
     sender: str | None = None
     recipient: str | None = None
     error: str = ""
+    upstream: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +132,9 @@ class TransactionEnded:
     `reply` is the reply to the message that the client got, or would have got.
     `phases` are seconds: "lookup", "connect", "envelope", "content", "final".
     `error` is "" for success, else what went wrong, in one line; `by` says whose it was.
-    `in_doubt`: the final dot was sent, and its answer never came.
+    `in_doubt`: the final dot was sent, and its answer never came.  `duplicate`: most likely the
+    same message was delivered before, and the client did not hear of it.  `forwarded` is what
+    the client said by XFORWARD, by attribute, of where it has the message from.
     """
 
     session: str
@@ -127,6 +152,8 @@ class TransactionEnded:
     phases: Mapping[str, float]
     error: str = ""
     in_doubt: bool = False
+    duplicate: bool = False
+    forwarded: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +174,8 @@ class Disconnected:
 
 Event = (
     Connected
+    | NotIntroduced
+    | Introduced
     | TlsStarted
     | Refused
     | UpstreamFailed

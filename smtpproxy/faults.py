@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -30,3 +31,15 @@ class Faults(Exception):
 
     def __str__(self) -> str:
         return "\n".join(str(fault) for fault in self.faults)
+
+
+class NotStarted(SystemExit, Exception):
+    """Ends the program before it has begun.
+
+    As an `Exception`, too, twistd hears of it: in the background it would wait for ever else.
+    """
+
+    def __init__(self, faults: Faults) -> None:
+        super().__init__(f"smtpproxy: not started, for these faults:\n{faults}")
+        self.faults = faults
+        sys.stderr = sys.__stderr__  # twistd may have its log there, which is not written any more

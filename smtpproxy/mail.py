@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 UNAVAILABLE = "[UNAVAILABLE]"  # no such name, or none that is confirmed
 TEMPUNAVAIL = "[TEMPUNAVAIL]"  # DNS fails for now
@@ -13,13 +13,18 @@ class Peer:
     """Both ends of a client's connection.
 
     `address` is an IPv4 or IPv6 address in its canonical text form, or "" for a
-    client on a Unix socket; then the ports are 0.
+    client on a Unix socket; then the ports are 0.  `via` is who told us so, by a PROXY
+    header or XCLIENT: the address, or "unix", of whom the connection is from; "" where
+    it is the client's own.  `listener` is the one that it came to, as the configuration
+    writes it.
     """
 
     address: str
     port: int
     local_address: str
     local_port: int
+    via: str = field(default="", compare=False)
+    listener: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

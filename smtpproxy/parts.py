@@ -6,7 +6,7 @@ Opening collects all faults, so that an administrator sees them at once.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -14,12 +14,17 @@ from typing import ParamSpec, TypeVar
 from OpenSSL import SSL
 
 from smtpproxy import tls
+from smtpproxy.certificate import Certificate
 from smtpproxy.chain import Chain, Loop, open_chain
 from smtpproxy.config import Config
 from smtpproxy.dns import is_address
 from smtpproxy.faults import Fault, Faults
 from smtpproxy.routing import Router
+from smtpproxy.sharing import place_of
 from smtpproxy.sockets import is_ourselves
+from smtpproxy.store import Place
+from smtpproxy.watched import Watched
+from smtpproxy.web import access
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,35 +32,56 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What was opened; `server_contexts` has one for each listener, in their order.
+    """What was opened; `certificates` has one for each listener, in their order.
 
-    `warnings` are what can be served, and should not be.
+    Those with the same files share one.  `warnings` are what can be served, and should not be.
     """
 
     chain: Chain
-    server_contexts: tuple[SSL.Context | None, ...]
+    certificates: tuple[Certificate | None, ...]
     client_context: SSL.Context
     warnings: tuple[Fault, ...]
+    shared: Place | None = None  # where limits are kept together with other processes
+
+    @property
+    def watched(self) -> Iterator[Watched]:
+        """The files that are taken as soon as they change."""
+        yield from self.chain.files
+        yield from filter(None, dict.fromkeys(self.certificates))
 
 
-def open_parts(config: Config, loop: Callable[[], Loop]) -> Parts:
-    """All parts of `config`; raises `Faults` with all that is wrong in any of them."""
+def open_parts(
+    config: Config,
+    loop: Callable[[], Loop],
+    before: Chain | None = None,
+    force: bool = False,
+) -> Parts:
+    """All parts of `config`; raises `Faults` with all that is wrong in any of them.
+
+    Mappings of the chain `before` are taken over as `open_chain` has it.
+    """
     collected = _Collected()
-    chain = collected.take(open_chain, config, loop)
-    contexts = [
-        collected.take(tls.server_context, Path(each.tls_cert), Path(each.tls_key))
-        if each.tls_cert
-        else None
-        for each in config.listeners
-    ]
+    chain = collected.take(open_chain, config, loop, before, force)
+    pairs = dict.fromkeys((each.tls_cert, each.tls_key) for each in config.listeners)
+    certificates = {
+        pair: collected.take(Certificate, *map(Path, pair)) for pair in pairs if any(pair)
+    }
     client = collected.take(tls.client_context, Path(config.tls_ca) if config.tls_ca else None)
-    collected.check()
+    shared = collected.take(place_of, config)
+    try:
+        collected.check()
+        warnings = [*chain.warnings, *own_upstreams(config, chain.router)] if chain else []
+        warnings += access.warnings(config)
+        for certificate in {each.tls_cert: None for each in config.listeners if each.tls_cert}:
+            warnings += tls.certificate_warnings(Path(certificate))
+    except Faults:
+        if chain is not None:
+            chain.give_back([before] if before else [])
+        raise
     assert chain is not None
     assert client is not None
-    warnings = chain.warnings + own_upstreams(config, chain.router)
-    for certificate in {each.tls_cert: None for each in config.listeners if each.tls_cert}:
-        warnings += tls.certificate_warnings(Path(certificate))
-    return Parts(chain, tuple(contexts), client, tuple(warnings))
+    of_listeners = (certificates.get((each.tls_cert, each.tls_key)) for each in config.listeners)
+    return Parts(chain, tuple(of_listeners), client, tuple(warnings), shared)
 
 
 class _Collected:
@@ -81,6 +107,8 @@ def listening(config: Config) -> list[tuple[str, int]]:
     """Host and port of each listener, two for all addresses; a Unix socket's path and 0."""
     found: list[tuple[str, int]] = []
     for each in (listener.listen for listener in config.listeners):
+        if each.name:  # known to systemd alone
+            continue
         where = each.path or each.host
         found += [(host, each.port) for host in ([where] if where else ["0.0.0.0", "::"])]
     return found

@@ -1,15 +1,14 @@
-"""Files of rows that are edited while the program runs.
+"""Reloading: of all when it is asked for, and of those files that have changed by themselves.
 
-A change is noticed by looking at the file once a second (a rename and a switched symbolic
-link show as well, on network mounts too), and taken once the file has stood still for a
-look.  Reading is done in a thread.  A file with faults changes nothing, nor does one
-that would drop too many keys at once.
+Files are looked at once a second, and taken once they have stood still for a look.  Reading is
+done in a thread.  What has faults changes nothing, nor does a file of rows that would drop too
+many keys at once.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred, DeferredLock
@@ -19,10 +18,10 @@ from twisted.python.failure import Failure
 
 from smtpproxy.faults import Faults
 from smtpproxy.periodic import Periodic
+from smtpproxy.tasks import start
 from smtpproxy.threads import Stopped, Threads, Wanted
-from smtpproxy.watched import WatchedFile
+from smtpproxy.watched import MOST_TOLD, Watched
 
-MOST_TOLD = 100  # faults of one file
 LOOK_EVERY = 1.0  # seconds
 GIVE_WAY = 0.0005
 """Seconds that the loop waits for a thread that computes.
@@ -35,11 +34,13 @@ log = Logger()
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one file: `ok`, and a sentence or more, for the log and the command."""
+    """What became of it: `ok`, and a sentence or more, for the log and the command."""
 
-    file: str
     ok: bool
     lines: tuple[str, ...]
+
+
+Renew = Callable[[bool], Awaitable[Outcome]]  # with True, also what drops many keys; never raises
 
 
 @dataclass(slots=True)
@@ -47,26 +48,28 @@ class _Turn:
     """A reload to come, and who waits for it."""
 
     force: bool = False
-    waiters: list[Deferred[list[Outcome]]] = field(default_factory=list)
+    waiters: list[Deferred[Outcome]] = field(default_factory=list)
 
-    def tell(self, tell: Callable[[Deferred[list[Outcome]]], object]) -> None:
+    def tell(self, tell: Callable[[Deferred[Outcome]], object]) -> None:
         for waiter in self.waiters:
             if not waiter.called:
                 tell(waiter)
 
 
 class Reloader:
-    """Looks after the files of all mappings."""
+    """Does one thing at a time: a reload, or a look at the files that are watched."""
 
     def __init__(
         self,
-        files: Sequence[WatchedFile],
+        watched: Callable[[], Iterable[Watched]],
+        renew: Renew,
         threads: Threads,
         clock: IReactorTime,
         told: Callable[[Outcome], object],
     ) -> None:
-        """`told` hears of each file that was read."""
-        self._files = files
+        """`renew` is one reload of everything; `told` hears of what is read."""
+        self._watched = watched
+        self._renew = renew
         self._threads = threads
         self._told = told
         self._lock = DeferredLock()
@@ -81,31 +84,30 @@ class Reloader:
         self._looking.stop()
         self._threads.stop()
 
-    async def reload(self, force: bool = False) -> list[Outcome]:
-        """Read every file now, changed or not; with `force`, take one that drops many keys.
+    async def reload(self, force: bool = False) -> Outcome:
+        """Read all now, changed or not; with `force`, also a file that drops many keys.
 
         Those who ask while one reload waits for its turn share it.
         """
         turn = self._next or _Turn()
         turn.force = turn.force or force
-        waiter: Deferred[list[Outcome]] = Deferred()
+        waiter: Deferred[Outcome] = Deferred()
         turn.waiters.append(waiter)
         if turn is not self._next:
             self._next = turn
-            Deferred.fromCoroutine(self._all(turn))
+            start(self._take_turn(turn))
         return await waiter
 
-    async def _all(self, turn: _Turn) -> None:
+    async def _take_turn(self, turn: _Turn) -> None:
         await self._lock.acquire()
         self._next = None
         try:
-            files = self._files
-            outcomes = [await self._read(file, turn.force) or _unread(file) for file in files]
+            outcome = self._tell(await self._renew(turn.force))
         except Exception:
             failure = Failure()  # type: ignore[no-untyped-call]
             turn.tell(lambda waiter: waiter.errback(failure))
         else:
-            turn.tell(lambda waiter: waiter.callback(outcomes))
+            turn.tell(lambda waiter: waiter.callback(outcome))
         finally:
             self._lock.release()
 
@@ -113,51 +115,47 @@ class Reloader:
         """Take what has changed since the last look."""
         await self._lock.acquire()
         try:
-            for file in self._files:
-                if await self._threads.run(_changed(file)):
-                    await self._read(file, force=False)
+            for each in tuple(self._watched()):
+                if await self._threads.run(_changed(each)):
+                    await self._read(each)
         finally:
             self._lock.release()
 
-    async def _read(self, file: WatchedFile, force: bool) -> Outcome | None:
-        """Read one file and take what it says; None where it is being written."""
+    async def _read(self, watched: Watched) -> None:
+        """Read one, and take what it says, unless it is being written."""
         try:
-            change = await self._threads.run(lambda _: file.read(force))
+            change = await self._threads.run(lambda _: watched.read())
         except Faults as error:
-            stays = f"{file}: not taken for its faults; the old content stays in force"
-            told = list(map(str, error.faults[:MOST_TOLD]))
-            if len(error.faults) > MOST_TOLD:
-                told.append(f"{file}: and {len(error.faults) - MOST_TOLD} more faults")
-            return self._tell(Outcome(str(file), False, (*told, stays)))
+            self._tell(Outcome(False, (*_told(watched, error), _not_taken(watched))))
+            return
         except Stopped:
             raise
-        except Exception as error:  # a fault of ours, or no memory: the other files are read
-            log.failure("reading {file} failed", file=file)
-            return self._tell(Outcome(str(file), False, (f"{file}: cannot be read: {error!r}",)))
+        except Exception as error:  # a fault of ours, or no memory: the others are read
+            log.failure("reading {watched} failed", watched=watched)
+            self._tell(Outcome(False, (f"{watched}: cannot be read: {error!r}",)))
+            return
         if change is None:
-            return None
-        if change.refused:
-            await self._threads.run(lambda _: change.content.discard())
-            text = (
-                f"{file}: NOT TAKEN: it would drop {change.dropped} of {change.before} keys, more "
-                "than max_shrink allows; the old content stays in force. If that is meant: "
-                "smtpproxy reload --force"
-            )
-            return self._tell(Outcome(str(file), False, (text,)))
-        old = file.take(change)
-        await self._threads.run(lambda _: old.discard())
-        text = f"{file}: {len(file)} rows in force, {change.before} before"
-        return self._tell(Outcome(str(file), True, (text,)))
+            return
+        refused = change.refused
+        lines = (f"{watched}: {refused}",) if refused else change.take()
+        await self._threads.run(lambda _: change.discard())
+        self._tell(Outcome(not refused, tuple(lines)))
 
     def _tell(self, outcome: Outcome) -> Outcome:
         self._told(outcome)
         return outcome
 
 
-def _unread(file: WatchedFile) -> Outcome:
-    text = f"{file}: is being written; it is read again once it stands still"
-    return Outcome(str(file), False, (text,))
+def _told(watched: Watched, error: Faults) -> Sequence[str]:
+    told = list(map(str, error.faults[:MOST_TOLD]))
+    if len(error.faults) > MOST_TOLD:
+        told.append(f"{watched}: and {len(error.faults) - MOST_TOLD} more faults")
+    return told
 
 
-def _changed(file: WatchedFile) -> Callable[[Wanted], bool]:
-    return lambda _: file.changed()
+def _not_taken(watched: Watched) -> str:
+    return f"{watched}: not taken for its faults; {watched.stays}"
+
+
+def _changed(watched: Watched) -> Callable[[Wanted], bool]:
+    return lambda _: watched.changed()

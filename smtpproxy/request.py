@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -28,12 +29,8 @@ def request(path: Path, command: str, seconds: float, **members: Any) -> dict[st
     line = json.dumps({"command": command, **members}).encode() + b"\n"
     try:
         answer = json.loads(_exchange(path, line, monotonic() + seconds))
-    except (FileNotFoundError, ConnectionRefusedError):
-        raise NobodyAnswers(f"{path}: smtpproxy does not run, or has no control socket") from None
-    except TimeoutError:
-        raise NobodyAnswers(f"{path}: no answer within {seconds:g} s") from None
     except OSError as error:
-        raise NobodyAnswers(f"{path}: {error.strerror or error}") from None
+        raise NobodyAnswers(_wording(path, error, seconds)) from None
     except ValueError:
         raise NobodyAnswers(f"{path}: the answer was cut short") from None
     if not isinstance(answer, dict) or "ok" not in answer:
@@ -41,6 +38,40 @@ def request(path: Path, command: str, seconds: float, **members: Any) -> dict[st
     if not answer.pop("ok"):
         raise ControlError(str(answer.get("error", "refused")))
     return answer
+
+
+def follow(path: Path, command: str, seconds: float, **members: Any) -> Iterator[dict[str, Any]]:
+    """As `request`, for a command whose answer goes on: each object of it, as it comes.
+
+    `seconds` are those until the first one; it ends when the program does.
+    """
+    line = json.dumps({"command": command, **members}).encode() + b"\n"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.settimeout(seconds)
+            connection.connect(str(path))
+            connection.sendall(line)
+            with connection.makefile("rb") as lines:
+                begun = json.loads(lines.readline() or b"{}")
+                if not (isinstance(begun, dict) and begun.get("ok")):
+                    said = isinstance(begun, dict) and begun.get("error")
+                    error = ControlError if said else NobodyAnswers
+                    raise error(str(said or f"{path}: whatever answers there is not smtpproxy"))
+                connection.settimeout(None)
+                for each in lines:
+                    yield json.loads(each)
+        except OSError as error:
+            raise NobodyAnswers(_wording(path, error, seconds)) from None
+        except ValueError:
+            raise NobodyAnswers(f"{path}: the answer was cut short") from None
+
+
+def _wording(path: Path, error: OSError, seconds: float) -> str:
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+        return f"{path}: smtpproxy does not run, or has no control socket"
+    if isinstance(error, TimeoutError):
+        return f"{path}: no answer within {seconds:g} s"
+    return f"{path}: {error.strerror or error}"
 
 
 def _exchange(path: Path, line: bytes, until: float) -> bytes:

@@ -1,57 +1,49 @@
-"""The program: the object graph of a configuration, started and stopped by twistd."""
+"""The program, started and stopped by twistd."""
 
 from __future__ import annotations
 
 import gc
 import os
 import signal
-import socket
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
-from OpenSSL import SSL
 from twisted.application.service import Service
 from twisted.internet import reactor
-from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort
 from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from smtpproxy import __version__
-from smtpproxy.administration import Administration, ShadowCounts
-from smtpproxy.announcing import Announcing
+from smtpproxy import __version__, descriptors
+from smtpproxy.activation import Sockets, environment, given
+from smtpproxy.administration import Administration
 from smtpproxy.chain import Loop
-from smtpproxy.config import DEFAULT_FILE, Address, Config, Listener, config_file, load
-from smtpproxy.control import ControlError, ControlFactory
+from smtpproxy.config import DEFAULT_FILE, Config, config_file, load
+from smtpproxy.control import ControlError, ControlFactory, ControlSocket
 from smtpproxy.deadlines import Deadlines
-from smtpproxy.dns import Addresses, MailHosts, NoReverseNames, ReverseNames
-from smtpproxy.events import Event
-from smtpproxy.faults import Fault, Faults
-from smtpproxy.listener import ConnectionLimits, Offer, Profile, Sessions, session_names
-from smtpproxy.logs import Level, TwistedLog, open_log
-from smtpproxy.mail import Peer
+from smtpproxy.doors import Bind, Bound, Doors, places
+from smtpproxy.faults import Faults, NotStarted
+from smtpproxy.generation import Generation
+from smtpproxy.lasting import Lasting
+from smtpproxy.logs import Level, TwistedLog
+from smtpproxy.metrics import State
+from smtpproxy.notify import Notify
 from smtpproxy.parts import Parts, open_parts
 from smtpproxy.periodic import Periodic
-from smtpproxy.relay import DeliveryTimes, Relaying, Shadows
 from smtpproxy.reload import Outcome, Reloader
-from smtpproxy.sockets import bind, is_ourselves, listen_privately
-from smtpproxy.stream import ClientStream, Stream
+from smtpproxy.sockets import listen_privately
+from smtpproxy.status import Status
+from smtpproxy.steady import make_steady
+from smtpproxy.succession import Succession, log_of
+from smtpproxy.tasks import start
 from smtpproxy.threads import Threads
-from smtpproxy.transport import Acceptor, Poll
-from smtpproxy.upstream import (
-    Connector,
-    Heard,
-    Manners,
-    Pool,
-    PoolLimits,
-    SocketDial,
-    Survey,
-)
+from smtpproxy.upkeep import Upkeep
+from smtpproxy.web.listener import Web
+from smtpproxy.workers import Supervisor, number_of
 
 REFRESH_EVERY = 300.0  # seconds after which databases are asked for their upstreams again
 
@@ -79,274 +71,237 @@ class Options(usage.Options):
     ]
 
 
-def makeService(options: Options) -> Proxy:
+def makeService(options: Options) -> Service:
     """The service that the plugin makes; ends the program where the configuration has faults."""
-    file = config_file(options["config"], os.environ)
+    file = config_file(options["config"], os.environ).absolute()
+    make_steady(reactor)
+    descriptors.allow()
     deadlines = Deadlines(reactor)
     try:
         config = load(file, os.environ)
         parts = open_parts(config, lambda: Loop(reactor, deadlines))
     except Faults as error:
-        raise SystemExit(f"smtpproxy: not started, for these faults:\n{error}") from None
+        raise NotStarted(error) from None
     if options["check"]:
         for warning in parts.warnings:
             sys.stderr.write(f"warning: {warning}\n")
         raise SystemExit(0)
-    return Proxy(config, parts, deadlines, reactor)
+    if not config.log.file and options.parent and not options.parent.get("nodaemon", True):
+        place = config.place("log", "file")
+        sys.stderr.write(f"warning: {place}: name a file: in the background, nothing is logged\n")
+    sockets = Sockets(given(environment()))
+    read = partial(load, file, os.environ)
+    if (workers := number_of(config)) > 1:
+        parts.chain.stop([])
+        return Supervisor(config, workers, deadlines, reactor, read, sockets.bind)
+    return Proxy(config, parts, deadlines, reactor, read, sockets.bind)
 
 
 class Proxy(Service):
-    """One process: its listeners, sessions, connections and log."""
+    """One process: what twistd starts and stops, and what signals and timers set going."""
 
-    def __init__(self, config: Config, parts: Parts, deadlines: Deadlines, reactor: Any) -> None:
-        self._config = config
-        self._parts = parts
-        self._deadlines = deadlines
+    def __init__(
+        self,
+        config: Config,
+        parts: Parts,
+        deadlines: Deadlines,
+        reactor: Any,
+        read: Callable[[], Config],
+        bind: Bind,
+        worker: int = 0,
+    ) -> None:
+        """`read` gives the configuration anew, and `bind` the sockets for a listener's address.
+
+        `worker` is the number among several that share these sockets, 0 for one that is alone.
+        """
         self._reactor = reactor
-        self._sockets: list[tuple[socket.socket, Profile]] = []
-        self._listening: list[tuple[str, int]] = []
-        self._ports: list[Acceptor | IListeningPort] = []
-        self._poll = Poll(reactor)
         try:
-            self._log = open_log(
-                config.log.format, config.log.level, config.log.file, reactor.callLater
-            )
-        except OSError as error:
-            raise SystemExit(
-                f"smtpproxy: {config.log.file}: cannot be opened: {error.strerror}"
-            ) from None
-        self._addresses = Addresses(reactor)
-        self._mail_hosts = MailHosts(reactor, config.dns.servers, config.dns.timeout)
-        self._reverse_names = (
-            ReverseNames(reactor, config.dns.servers, config.dns.timeout)
-            if config.dns.reverse
-            else NoReverseNames()
+            self.log = log_of(config, reactor.callLater)
+        except Faults as error:
+            raise NotStarted(error) from None
+        self._lasting = Lasting(reactor, deadlines, self.log, worker)
+        lasting = self._lasting
+        self._worker = worker
+        self._doors = Doors(
+            bind, lasting.poll, deadlines, lasting.listening, self.say, lent=worker > 0
         )
-        self._announcing = Announcing(config, parts.chain.router, deadlines, self._told)
-        connector = self._connector(self._announcing.learnt.heard)
-        self._pool = Pool(connector, self._pool_limits(), deadlines)
-        self._survey = Survey(
-            connector, self._announcing.learnt, deadlines, config.upstreams.ask_every
-        )
-        self._shadow_counts = ShadowCounts(
-            deadlines, lambda text: self._log.note(Level.WARNING, text)
-        )
-        # What shadows offer is not to be kept: they get no mail.
-        self._shadows = Shadows(self._connector(None), self._shadow_counts.skipped)
-        self._profiles = list(
-            map(self._profile, config.listeners, parts.server_contexts, self._announcing.offers)
-        )
-        limits = config.limits
-        self._sessions = Sessions(
-            names=session_names(time.time),
-            pool=self._pool,
-            reverse_name=self._reverse_names.name,
-            observe=self._observe,
-            limits=ConnectionLimits(limits.max_connections, limits.max_connections_per_address),
-            deadlines=deadlines,
+        self._bound: Bound = {}
+        self._control = ControlSocket(self._listen_for_commands)
+        self._web = Web(reactor, self._ask, bind)
+        self._status = Status(self._lasting, lambda: self._generation)
+        threads = Threads(reactor, "reload", most=1)
+        first = Generation(config, parts, self._lasting)
+        self._succession = Succession(
+            first, self._lasting, self._doors, self._control, self._web, read, threads
         )
         self._reloader = Reloader(
-            parts.chain.files, Threads(reactor, "reload", most=1), reactor, self._reloaded
+            lambda: self._generation.parts.watched, self._renew, threads, reactor, self._reloaded
         )
         self._administration = Administration(
-            parts.chain, self._reloader, self._shadow_counts, self._announcing.report
+            lambda: self._generation.parts.chain.router,
+            self._reloader,
+            self._lasting.shadow_counts,
+            lambda: self._generation.report(),
+            self._lasting.upkeep.set,
+            State(self._lasting, self._succession).snapshot,
+            self._status.report,
+            self._lasting.tails,
         )
         self._refreshing = Periodic(reactor, REFRESH_EVERY, self._refresh, "asking the databases")
-        every = config.upstreams.ask_every
-        self._asking = Periodic(reactor, every, self._ask, "asking the upstreams")
+        self._notify = Notify()
+        self._living = Periodic(reactor, self._notify.every, self._live, "telling systemd")
 
-    def _connector(self, heard: Heard | None) -> Connector:
-        times = self._config.timeouts
-        return Connector(
-            dial=SocketDial(self._poll, self._deadlines, lambda: Stream(self._deadlines)),
-            resolve=self._addresses.resolve,
-            mail_hosts=self._mail_hosts.of,
-            is_ourselves=lambda address, port: is_ourselves(self._listening, address, port),
-            manners=Manners(
-                self._config.domain,
-                self._parts.client_context,
-                times.upstream_connect,
-                times.upstream_reply,
-            ),
-            deadlines=self._deadlines,
-            heard=heard,
-        )
-
-    def _pool_limits(self) -> PoolLimits:
-        upstreams = self._config.upstreams
-        return PoolLimits(
-            idle=upstreams.keep_idle,
-            age=upstreams.keep_age,
-            uses=upstreams.keep_uses,
-            each=upstreams.keep_connections,
-            ready=upstreams.ready_connections,
-        )
-
-    def _times(self) -> DeliveryTimes:
-        times = self._config.timeouts
-        return DeliveryTimes(times.upstream_reply, times.upstream_final)
-
-    def _profile(
-        self, listener: Listener, tls_context: SSL.Context | None, offer: Offer
-    ) -> Profile:
-        config, times, limits = self._config, self._config.timeouts, self._config.limits
-        return Profile(
-            domain=config.domain,
-            tls_context=tls_context,
-            relaying=Relaying(
-                router=self._parts.chain.router,
-                shadows=self._shadows,
-                deadlines=self._deadlines,
-                times=self._times(),
-                recipient_time=times.recipient,
-                max_message_bytes=limits.max_message_bytes,
-                max_recipients=limits.max_recipients,
-                reject_bare_newline=config.bare_newline == "reject",
-                prefer_chunks=config.upstreams.chunking == "preferred",
-            ),
-            offer=offer,
-            command_time=times.client_command,
-            data_time=times.client_data,
-            tls_time=times.upstream_connect,
-            max_errors=limits.max_errors,
-            lmtp=listener.protocol == "lmtp",
-        )
+    @property
+    def _generation(self) -> Generation:
+        return self._succession.now
 
     def setServiceParent(self, parent: Any) -> None:
         """Have twistd write its own lines into our log."""
-        parent.setComponent(ILogObserver, TwistedLog(self._log))
+        parent.setComponent(ILogObserver, TwistedLog(self.log))
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
 
     def privilegedStartService(self) -> None:
         """Bind, while there may still be the right to."""
-        faults: list[Fault] = []
-        for listener, profile in zip(self._config.listeners, self._profiles, strict=True):
-            try:
-                self._sockets += ((each, profile) for each in bind(listener.listen))
-            except Faults as error:
-                faults += error.faults
-        if faults:
-            raise SystemExit(f"smtpproxy: not started, for these faults:\n{Faults(faults)}")
+        try:
+            self._bound = self._doors.bind(places(self._generation.config))
+        except Faults as error:
+            if self._generation.config.log.file:  # else it is where the faults are shown anyway
+                for fault in error.faults:
+                    self.log.note(Level.ERROR, str(fault))
+                self.log.flush()
+            raise NotStarted(error) from None
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
         # Twisted leaves SIGHUP as it is, which ends the program.
-        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._hang_up))
-        signal.signal(signal.SIGUSR1, lambda *_: self._reactor.callFromThread(self._log.reopen))
-        for bound, profile in self._sockets:
-            unix = bound.family == socket.AF_UNIX
-            name = bound.getsockname()
-            self._listening.append((name, 0) if unix else name[:2])
-            make = partial(ClientStream, self._deadlines, self._begin(profile))
-            self._ports.append(Acceptor(bound, make, self._poll))
-            self._log.note(Level.INFO, f"listening on {_written(bound)}")
-        self._sockets.clear()
-        self._listen_for_commands()
-        self._announcing.refresh()
+        self._on(signal.SIGHUP, self._hang_up)
+        self._on(signal.SIGUSR1, self.log.reopen)
+        # Only once Twisted has set its own, which has the process end as if it was killed.
+        self._reactor.callWhenRunning(self._on, signal.SIGTERM, self._reactor.stop)
+        self._doors.follow(self._generation.receivers(), self._bound)
+        self._take_commands()
+        self._status.serving = True
+        self._generation.begin()
         self._reloader.start()
         self._refreshing.start(now=True)
-        if self._config.upstreams.ask_every:
-            self._asking.start(now=True)
-        for warning in self._parts.warnings:
-            self._log.note(Level.WARNING, str(warning))
-        self._log.note(Level.INFO, f"smtpproxy {__version__} started")
+        if self._notify.every:
+            self._living.start(now=True)
+        self._warn()
+        self.say(f"smtpproxy {__version__} started")
+        self._notify.ready()
         gc.freeze()  # what is there now stays: 2 % less work a session
 
+    @property
+    def upkeep(self) -> Upkeep:
+        """What is said of upstreams by commands, among others."""
+        return self._lasting.upkeep
+
+    def cut(self) -> None:
+        """End all sessions now."""
+        self._lasting.sessions.cut()
+
     def stopService(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._stop())
+        return start(self._stop())
 
     async def _stop(self) -> None:
         super().stopService()  # type: ignore[no-untyped-call]
+        self._notify.stopping()
+        self._status.stopping = True
+        sessions = self._lasting.sessions
         # Asked a second time, it does not wait for anybody.
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._reactor.callFromThread(self._sessions.cut))
-        self._asking.stop()
-        self._survey.stop()
+            self._on(number, sessions.cut)
+        self._reloader.stop()
         try:
-            for port in self._ports:
-                await maybeDeferred(port.stopListening)
-            if len(self._sessions):
-                self._log.note(Level.INFO, f"stopping: {len(self._sessions)} sessions to end")
-            await self._sessions.stop(self._config.timeouts.drain)
+            self._doors.close()
+            await self._control.close()
+            if len(sessions):
+                self.say(f"stopping: {len(sessions)} sessions to end")
+            await sessions.stop(self._generation.config.timeouts.drain)
         finally:
-            self._pool.stop()
-            self._shadows.stop()
-            self._shadow_counts.stop()
-            self._reloader.stop()
+            await self._web.close()  # it says that we stop, until we have
+            self._succession.stop()
             self._refreshing.stop()
-            self._parts.chain.stop()
-            self._deadlines.stop()
-            for each in (self._reverse_names, self._mail_hosts, self._addresses):
-                each.stop()
-            self._log.note(Level.INFO, "stopped")
-            self._log.stop()
+            self._living.stop()
+            self._lasting.stop()
+            self.say("stopped")
+            self.log.stop()
+
+    def _on(self, number: signal.Signals, call: Callable[[], object]) -> None:
+        signal.signal(number, lambda *_: self._reactor.callFromThread(call))
+
+    def _warn(self) -> None:
+        """Tell of what can be served, and had better not be."""
+        most = self._generation.config.limits.max_connections
+        number = (
+            1 if self._worker else number_of(self._generation.config)
+        )  # else the parent says it
+        warnings = [
+            *self._generation.parts.warnings,
+            descriptors.shortage(most),
+            f"workers: there are none; a restart makes it {number}" if number > 1 else "",
+        ]
+        for warning in filter(None, map(str, warnings)):
+            self.log.note(Level.WARNING, warning)
+
+    def say(self, text: str) -> None:
+        self.log.note(Level.INFO, text)
 
     # Reloading, and the administrator's commands.
 
     def _hang_up(self) -> None:
-        """SIGHUP: read all files of rows, forget what databases said, begin a new log file."""
-        self._log.reopen()
-        Deferred.fromCoroutine(self._administration.reload()).addErrback(self._failed)
+        """SIGHUP: read everything anew, and begin a new log file."""
+        self.log.reopen()
+        start(self._administration.reload()).addErrback(self._failed)
 
-    def _observe(self, event: Event) -> None:
-        self._log(event)
-        self._shadow_counts(event)
+    async def _renew(self, force: bool) -> Outcome:
+        self._notify.reloading()
+        try:
+            outcome = await self._succession.renew(force)
+        except BaseException:
+            self._notify.ready("the last reload failed")
+            raise
+        if outcome.ok:
+            self._warn()
+            self._refreshing.reset()
+        self._notify.ready("" if outcome.ok else "the last reload was not taken: see the log")
+        return outcome
 
     def _reloaded(self, outcome: Outcome) -> None:
+        self._lasting.process.reloaded(outcome.ok)
+        self._status.reloaded(outcome)
         for line in outcome.lines:
-            self._log.note(Level.INFO if outcome.ok else Level.ERROR, line)
-        self._list_upstreams()
+            self.log.note(Level.INFO if outcome.ok else Level.ERROR, line)
+        self._generation.list_upstreams()
 
     async def _refresh(self) -> None:
-        await self._parts.chain.refresh(self._told)
-        self._list_upstreams()
+        await self._generation.parts.chain.refresh(self._lasting.note)
+        self._generation.list_upstreams()
 
-    def _list_upstreams(self) -> None:
-        """Learn which upstreams there are by now, and ask those that are new."""
-        self._announcing.refresh()
-        if self._asking.running:
-            self._survey.start()
+    async def _live(self) -> None:
+        self._notify.alive()
 
-    async def _ask(self) -> None:
-        self._survey.start()
-
-    def _told(self, well: bool, text: str) -> None:
-        self._log.note(Level.INFO if well else Level.WARNING, text)
-
-    def _listen_for_commands(self) -> None:
+    def _take_commands(self) -> None:
         """Open the control socket, where one is configured; without it mail flows all the same."""
-        path = self._config.control
-        if not path:
-            return
-        factory = ControlFactory(self._administration.commands(), self._reactor)
+        path = self._generation.config.control
         try:
-            self._ports.append(listen_privately(self._reactor, path, factory))
+            self._control.move(path, self._control.open(path))
         except OSError as error:
-            self._log.note(Level.ERROR, f"no control socket {path}: {error.strerror or error}")
+            self.log.note(Level.ERROR, f"no control socket {path}: {error.strerror or error}")
+        try:
+            self._web.move(self._web.open(self._generation.config))
+        except Faults as error:
+            for fault in error.faults:
+                self.log.note(Level.ERROR, f"no status page: {fault}")
+
+    async def _ask(self, command: str, /, **members: Any) -> Mapping[str, Any]:
+        """As through the control socket, for the status page."""
+        return await self._administration.commands()[command](**members)  # type: ignore[return-value]
+
+    def _listen_for_commands(self, path: str) -> IListeningPort:
+        factory = ControlFactory(self._administration.commands(), self._reactor)
+        return listen_privately(self._reactor, path, factory)
 
     def _failed(self, failure: Failure) -> None:
         if not failure.check(ControlError):  # type: ignore[no-untyped-call]
             log.failure("reloading failed", failure=failure)
-
-    def _begin(self, profile: Profile) -> Callable[[Stream], object]:
-        def begin(stream: Stream) -> None:
-            here, there = stream.ends()
-            self._sessions.begin(_peer(there, here), stream, profile)
-
-        return begin
-
-
-def _peer(there: IAddress, here: IAddress) -> Peer:
-    if isinstance(there, IPv4Address | IPv6Address) and isinstance(here, IPv4Address | IPv6Address):
-        return Peer(_unzoned(there.host), there.port, _unzoned(here.host), here.port)
-    return Peer("", 0, "", 0)  # a Unix socket
-
-
-def _unzoned(address: str) -> str:
-    return address.partition("%")[0]
-
-
-def _written(bound: socket.socket) -> str:
-    """The address of a socket as the configuration writes it."""
-    name = bound.getsockname()
-    return str(Address(path=name) if isinstance(name, str) else Address(name[0], name[1]))

@@ -46,6 +46,20 @@ def bind(address: Address) -> list[socket.socket]:
     return bound
 
 
+def listened(bound: socket.socket) -> list[tuple[str, int]]:
+    """Host and port that a socket listens to, or its path and 0; two where it takes IPv4, too.
+
+    One that systemd has bound does so, as a rule.
+    """
+    name = bound.getsockname()
+    if isinstance(name, str):
+        return [(name, 0)]
+    host, port = name[:2]
+    if host == "::" and not bound.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+        return [("::", port), ("0.0.0.0", port)]
+    return [(host, port)]
+
+
 def is_local(address: str) -> bool:
     """`address` is one of this host's."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -139,7 +153,9 @@ def _bind_path(path: str) -> socket.socket:
     return bound
 
 
-def listen_privately(reactor: Any, path: str, factory: Factory[Any]) -> IListeningPort:
+def listen_privately(
+    reactor: Any, path: str, factory: Factory[Any], mode: int = 0o600
+) -> IListeningPort:
     """Listen at a Unix socket that is for root and this program's user alone; raises OSError.
 
     `adoptStreamPort` would not do: it opens every Unix socket to all users.
@@ -147,7 +163,7 @@ def listen_privately(reactor: Any, path: str, factory: Factory[Any]) -> IListeni
     if _is_stale(path):
         os.unlink(path)
     try:
-        port: IListeningPort = reactor.listenUNIX(path, factory, mode=0o600)
+        port: IListeningPort = reactor.listenUNIX(path, factory, mode=mode)
     except CannotListenError as error:
         raise error.socketError from None
     return port

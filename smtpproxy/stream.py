@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 from OpenSSL.SSL import Connection as TlsConnection
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableProtocol,
@@ -23,43 +22,19 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from smtpproxy.deadlines import Deadline, Deadlines, TimedOut
+from smtpproxy.deadlines import Deadline, Deadlines, Waiter
 
 HIGH_WATER = 64 * 1024  # octets received and not taken at which reading pauses
 CLOSE_TIME = 10.0  # seconds for the last bytes to leave, then the connection is reset
+LINGER_TIME = 2.0  # seconds for the peer to close as well
 
 
 class Disconnected(Exception):
     """The connection is gone; the text says how."""
 
 
-class Waiter:
-    """One thing that a task may wait for."""
-
-    def __init__(self, deadlines: Deadlines) -> None:
-        self._deadlines = deadlines
-        self._deferred: Deferred[None] | None = None
-
-    async def wait(self, seconds: float) -> None:
-        """Wait until it happens; raises `TimedOut`, or the error that it ends in."""
-        assert self._deferred is None, "two tasks wait for the same"
-        self._deferred = Deferred()
-        deadline = self._deadlines.add(seconds, lambda: self.fire(TimedOut(seconds)))
-        try:
-            await self._deferred
-        finally:
-            deadline.cancel()
-            self._deferred = None
-
-    def fire(self, error: Exception | None = None) -> None:
-        """It has happened, or never will."""
-        deferred, self._deferred = self._deferred, None
-        if deferred is None or deferred.called:  # nobody waits, or who did was cancelled
-            return
-        if error is None:
-            deferred.callback(None)
-        else:
-            deferred.errback(error)
+class NoRoom(Disconnected):
+    """There is no connection, since this system has nothing left to make one of."""
 
 
 @implementer(IPushProducer, IHandshakeListener)
@@ -112,16 +87,30 @@ class Stream(Protocol):
                 raise self.lost
             if self._input_ended:
                 raise Disconnected("the peer sends no more")
+            self._go_on_reading()
             await self._readable.wait(seconds)
         return self.take()
 
     def take(self) -> bytes:
         """What was received, without waiting."""
         data, self._received = self._received, b""
+        self._go_on_reading()
+        return data
+
+    def hold(self) -> None:
+        """Read nothing more until it is waited for: what was read before is still on its way."""
+        if not self._reading_paused and not self.lost:
+            self._reading_paused = True
+            self.transport.pauseProducing()
+
+    def _go_on_reading(self) -> None:
         if self._reading_paused and not self.lost:
             self._reading_paused = False
             self.transport.resumeProducing()
-        return data
+
+    def give_back(self, data: bytes) -> None:
+        """What was received and belongs to who receives next."""
+        self._received = data + self._received
 
     def interrupt(self, reason: Exception) -> None:
         """Have who waits in `receive`, if anyone does, get `reason`."""
@@ -154,19 +143,28 @@ class Stream(Protocol):
         self.transport.startTLS(creator)
         if self.lost:
             raise self.lost
-        if self._reading_paused:
-            self._reading_paused = False
-            self.transport.resumeProducing()
+        self._go_on_reading()
         await self._handshake.wait(seconds)
         connection: TlsConnection = self.transport.getHandle()
         return connection
 
-    def close(self) -> None:
-        """Send what was written, then close."""
+    def close(self, linger: bool = False) -> None:
+        """Send what was written, then close.
+
+        With `linger`, the peer is to close first: it may be sending still, and what comes to a
+        closed socket may cost it our last words.
+        """
         if self.lost or self._closing:
             return
-        self._closing = self._deadlines.add(CLOSE_TIME, self.abort)
         self.transport.unregisterProducer()
+        if linger and not self._writing_paused:
+            self._closing = self._deadlines.add(LINGER_TIME, self._let_go)
+            self.transport.loseWriteConnection()
+        else:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._closing = self._deadlines.add(CLOSE_TIME, self.abort)
         self.transport.loseConnection()
 
     def abort(self) -> None:
@@ -191,9 +189,8 @@ class Stream(Protocol):
         if self._closing:
             return
         self._received = self._received + data if self._received else data
-        if len(self._received) >= HIGH_WATER and not self._reading_paused:
-            self._reading_paused = True
-            self.transport.pauseProducing()
+        if len(self._received) >= HIGH_WATER:
+            self.hold()
         self._readable.fire()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import socket as sockets
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -40,6 +40,8 @@ from smtpproxy.faults import Fault, Faults
 # For TLS 1.2, best first.  The plain RSA key exchange stays: a mail server that shares no
 # cipher with us sends in clear, which is worse.
 _CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:DHE+AESGCM:AES:!aNULL:!eNULL:!PSK:!SRP:!DSS"
+
+SOON = timedelta(days=14)  # before it expires, a certificate is warned of
 
 _HOST_NAME = re.compile(r"(?!.{254})[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.ASCII | re.I)
 _NAMES_SHOWN = 5
@@ -110,8 +112,13 @@ def server_context(cert: Path, key: Path) -> SSL.Context:
     return context
 
 
+def valid_until(cert: Path) -> datetime:
+    """When the first certificate in `cert` expires; raises `Faults`."""
+    return _certificates(cert)[0].not_valid_after_utc
+
+
 def certificate_warnings(cert: Path, now: datetime | None = None) -> tuple[Fault, ...]:
-    """What is wrong with the certificates in `cert` though they can be served.
+    """What is wrong with the certificates in `cert`, or soon will be, though they can be served.
 
     Raises `Faults` where the file cannot be read.  `now` (UTC) is the present by default.
     """
@@ -123,6 +130,9 @@ def certificate_warnings(cert: Path, now: datetime | None = None) -> tuple[Fault
             text = f"{which} has expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
         elif certificate.not_valid_before_utc > now:
             text = f"{which} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}"
+        elif (left := certificate.not_valid_after_utc - now) < SOON:
+            day = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
+            text = f"{which} expires on {day}, in {left.days} days: renew it"
         else:
             continue
         warnings.append(Fault(str(cert), text))

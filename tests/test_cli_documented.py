@@ -38,7 +38,7 @@ def documented(text: str) -> set[str]:
 
 
 def section(command: str) -> str:
-    (found,) = [text for text in SECTIONS if text.startswith(f"`smtpproxy {command}")]
+    (found,) = [text for text in SECTIONS if re.match(rf"`smtpproxy {command}\b", text)]
     return found
 
 

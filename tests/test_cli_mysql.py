@@ -71,7 +71,7 @@ def test_lookup_by_the_running_program_tells_of_the_cache(proxy_folder):
     assert ", from the cache, " in out
     assert run(proxy_folder, "reload")[:2] == (
         0,
-        "no mapping has a file of rows; what databases said is forgotten\n",
+        "configuration in force, as it was\n",
     )
     _, out, _ = run(proxy_folder, "lookup", "alice@example.com")
     assert "from the cache" not in out

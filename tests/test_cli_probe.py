@@ -17,7 +17,6 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
 from twisted.internet.utils import getProcessOutputAndValue
-from twisted.trial import unittest
 
 from smtpproxy import tls
 from smtpproxy.cli import probe
@@ -27,6 +26,7 @@ from smtpproxy.dns import NotFound
 from smtpproxy.routing import Identity, Tls, Upstream, parse_servers
 from tests.support.certificates import Authority, Certificate, self_signed
 from tests.support.ports import free_port
+from tests.support.trial import TestCase
 
 EHLO = "250-mx1.test\r\n250-SIZE 100000\r\n250 {}"
 XCLIENT = "XCLIENT NAME ADDR PORT PROTO HELO"
@@ -101,7 +101,7 @@ def starttls(certificate=None):
     )
 
 
-class Case(unittest.TestCase):
+class Case(TestCase):
     timeout = 60
 
     def setUp(self):

@@ -31,6 +31,7 @@ def upstream(
     failed: Any = (),
     asking: float | None = None,
     too_small: int | None = None,
+    **more: Any,
 ) -> dict[str, Any]:
     return {
         "servers": ["one.test:25"],
@@ -40,6 +41,12 @@ def upstream(
         "failed": list(failed),
         "asking": asking,
         "too_small": too_small,
+        "connections": 0,
+        "waiting": 0,
+        "kept": 0,
+        "standings": {},
+        "troubles": [],
+        **more,
     }
 
 
@@ -61,6 +68,18 @@ def heard(
 
 def failed(address: str = "192.0.2.2", reason: str = "no answer in 15 s") -> dict[str, Any]:
     return {"server": "one.test:25", "address": address, "reason": reason, "age": 90.0}
+
+
+def trouble(down: bool) -> dict[str, Any]:
+    return {
+        "server": "one.test:25",
+        "address": "192.0.2.1",
+        "down": down,
+        "seconds": 250.0,
+        "failures": 12,
+        "reason": "Connection refused",
+        "asked_in": 20.0,
+    }
 
 
 def said(answer: Any, monkeypatch: Any, capsys: Any, as_json: bool = False) -> tuple[int, str]:
@@ -149,6 +168,41 @@ CASES = [
         upstream(heard("DSN", server="two.test:26")),
         0,
         ["  two.test:26 at 192.0.2.1, heard 5 seconds ago: DSN"],
+    ),
+    (
+        "in use",
+        upstream(heard("DSN"), connections=3, kept=1, waiting=2),
+        0,
+        [
+            "  3 connections, 1 of them kept, 2 clients waiting",
+            "  192.0.2.1, heard 5 seconds ago: DSN",
+        ],
+    ),
+    (
+        "drains",
+        upstream(heard("DSN"), standings={"one.test:25": "drain"}),
+        0,
+        ["  DRAIN: one.test:25", "  192.0.2.1, heard 5 seconds ago: DSN"],
+    ),
+    (
+        "is down",
+        upstream(heard("DSN"), troubles=[trouble(True)]),
+        1,
+        [
+            "  192.0.2.1 DOWN for 4 minutes, failed 12 times: Connection refused; "
+            "asked again in 20 seconds",
+            "  192.0.2.1, heard 5 seconds ago: DSN",
+        ],
+    ),
+    (
+        "fails",
+        upstream(heard("DSN"), troubles=[trouble(False)]),
+        0,
+        [
+            "  192.0.2.1 failing for 4 minutes, failed 12 times: Connection refused; "
+            "asked again in 20 seconds",
+            "  192.0.2.1, heard 5 seconds ago: DSN",
+        ],
     ),
     (
         "what could drive a terminal",

@@ -84,6 +84,8 @@ def test_defaults(folder):
     assert config.timeouts.model_dump() == {
         "client_command": 300.0,
         "client_data": 180.0,
+        "proxy_header": 5.0,
+        "client_session": 14400.0,
         "upstream_connect": 30.0,
         "upstream_reply": 300.0,
         "upstream_final": 600.0,
@@ -92,10 +94,27 @@ def test_defaults(folder):
     }
     assert config.limits.model_dump() == {
         "max_message_bytes": 50 * 1024 * 1024,
+        "max_header_bytes": 1024 * 1024,
+        "max_command_bytes": 2048,
         "max_recipients": 1000,
         "max_errors": 20,
+        "max_junk": 100,
+        "max_commands": 100_000,
+        "max_session_messages": 1000,
+        "max_session_recipients": 50_000,
+        "min_data_rate": 500,
         "max_connections": 10000,
+        "max_waiting": 5000,
         "max_connections_per_address": 100,
+        "max_connections_per_minute": 3000,
+        "max_messages_per_minute": 0,
+        "max_recipients_per_minute": 0,
+        "ipv4_prefix": 32,
+        "ipv6_prefix": 64,
+        "exempt": ("127.0.0.0/8", "::1"),
+        "shared": "",
+        "shared_password_file": "",
+        "shared_tls_ca": "",
     }
     assert config.dns.model_dump() == {"servers": (), "timeout": 5.0, "reverse": True}
     assert config.log.model_dump() == {"format": "text", "level": "info", "file": ""}

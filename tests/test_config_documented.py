@@ -105,7 +105,7 @@ def test_the_page_lists_every_setting_and_no_other():
         if line.startswith("### "):
             named = re.search(r'`type = "(\w+)"`', line)
             kind = named[1] if named else ""
-        elif row := re.fullmatch(r"\| `([a-z_.\[\]]+)` \| (.*?) \| (.*) \|", line):
+        elif row := re.fullmatch(r"\| `([a-z0-9_.\[\]]+)` \| (.*?) \| (.*) \|", line):
             rows.append((row[1], kind, row[2], row[3]))
     assert rows == [
         (path, kind, f"`{DEFAULTS[path, kind]}`" if (path, kind) in DEFAULTS else "needed", meaning)

@@ -282,7 +282,7 @@ def test_all_that_is_wrong_with_the_files(folder):
 @pytest.mark.parametrize("content", ["secret\n", "secret\r\n", "secret"])
 def test_the_password_in_a_file(folder, content):
     """Its line end is no part of it."""
-    from smtpproxy.chain import _password
+    from smtpproxy.opening import _password
 
     Path("password").write_bytes(content.encode())
     assert _password(only(NEEDED["mysql"] + 'password_file = "password"\n')) == "secret"

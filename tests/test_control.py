@@ -26,11 +26,16 @@ from smtpproxy.administration import Administration, ShadowCounts
 from smtpproxy.chain import Chain
 from smtpproxy.control import MAX_REQUEST, ControlError, ControlFactory, request
 from smtpproxy.deadlines import Deadlines
-from smtpproxy.reload import Reloader
+from smtpproxy.reload import Outcome, Reloader
 from smtpproxy.request import NobodyAnswers
 from smtpproxy.routing import LookupFailed
 from smtpproxy.sockets import listen_privately
+from smtpproxy.tails import Tails
+from smtpproxy.tap import Tap
+from smtpproxy.tasks import start
 from smtpproxy.threads import Threads
+from smtpproxy.upkeep import Upkeep
+from smtpproxy.upstream import Learnt
 
 
 class Commands:
@@ -182,14 +187,24 @@ def test_what_was_asked_for_is_carried_out_though_nobody_waits_for_it() -> None:
 # What the program's own commands take
 
 
+async def nothing_new(force: bool) -> Outcome:
+    return Outcome(True, ())
+
+
 @pytest.fixture
 def asked() -> Callable[[bytes], dict[str, Any]]:
     """What a program without mappings answers."""
     clock = Clock()
     threaded: Any = reactor
-    reloader = Reloader([], Threads(threaded, "reload", most=1), clock, lambda _: None)
+    threads = Threads(threaded, "reload", most=1)
+    reloader = Reloader(tuple, nothing_new, threads, clock, lambda _: None)
     counts = ShadowCounts(Deadlines(clock), lambda _: None)
-    commands = Administration(Chain(), reloader, counts, dict).commands()
+    stood = Upkeep(Learnt(Deadlines(clock)), Deadlines(clock), lambda *_: None).set
+    tails = Tails(Tap(), lambda: pytest.fail("nobody looks on"))
+    administration = Administration(
+        lambda: Chain().router, reloader, counts, dict, stood, dict, dict, tails
+    )
+    commands = administration.commands()
 
     def ask(line: bytes) -> dict[str, Any]:
         protocol = ControlFactory(commands, clock).buildProtocol(None)
@@ -225,6 +240,25 @@ def test_force_is_true_or_false(asked, force: str) -> None:
     assert said == {"ok": False, "error": "force must be true or false"}
 
 
+@pytest.mark.parametrize(
+    ("members", "error"),
+    [
+        ('"standing": "drain", "name": 7', "name must be a string"),
+        ('"standing": "off", "name": "a.test"', "'off' is not a valid Standing"),
+        ('"standing": "drain", "name": "a b"', "'a b' is not a host name; give host, host:port"),
+    ],
+)
+def test_what_cannot_be_said_of_an_upstream(asked, members: str, error: str) -> None:
+    said = asked(f'{{"command": "upstream", {members}}}'.encode())
+    assert not said["ok"]
+    assert said["error"].startswith(error)
+
+
+def test_what_is_said_of_an_upstream_that_nobody_knows(asked) -> None:
+    said = asked(b'{"command": "upstream", "standing": "drain", "name": "A.test*3"}')
+    assert said == {"ok": True, "name": "a.test:25", "standing": "drain", "upstreams": []}
+
+
 # Databases that do not answer
 
 
@@ -244,7 +278,7 @@ class Answering:
 
 def refreshed(chain: Chain) -> list[tuple[bool, str]]:
     told: list[tuple[bool, str]] = []
-    refreshing = Deferred.fromCoroutine(chain.refresh(lambda *words: told.append(words)))
+    refreshing = start(chain.refresh(lambda *words: told.append(words)))
     assert refreshing.called
     refreshing.addErrback(lambda failure: failure.raiseException())
     return told

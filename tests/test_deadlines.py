@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 from smtpproxy.deadlines import Deadlines, TimedOut
+from smtpproxy.tasks import start
 
 RESOLUTION = 0.25
 
@@ -196,7 +197,7 @@ def outcome(deferred):
 
 
 def limited(story, work, seconds):
-    deferred = Deferred.fromCoroutine(story.deadlines.limit(work, seconds))
+    deferred = start(story.deadlines.limit(work, seconds))
     return deferred, outcome(deferred)
 
 

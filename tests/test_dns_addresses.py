@@ -6,15 +6,12 @@ import socket
 from threading import Event
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred, gatherResults, inlineCallbacks
+from twisted.internet.defer import CancelledError, gatherResults, inlineCallbacks
 from twisted.trial.unittest import TestCase
 
 from smtpproxy.dns import Addresses, NotFound, TryLater, system_addresses
+from smtpproxy.tasks import start
 from tests.support.dns_server import ClockedReactor
-
-
-def start(coroutine):
-    return Deferred.fromCoroutine(coroutine)
 
 
 class Hosts:

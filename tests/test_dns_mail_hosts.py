@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from random import Random
 
-from twisted.internet.defer import CancelledError, Deferred, gatherResults, inlineCallbacks
+from twisted.internet.defer import CancelledError, gatherResults, inlineCallbacks
 from twisted.names import dns
 from twisted.trial.unittest import TestCase
 
 from smtpproxy.dns import MailHosts, NotFound, TryLater
+from smtpproxy.tasks import start
 from tests.support.dns_server import HOSTILE, SILENCE, ClockedReactor, DnsServer
 
 
@@ -25,7 +26,7 @@ class WithServer(TestCase):
         self.addCleanup(self.hosts.stop)
 
     def of(self, domain="example.com"):
-        return Deferred.fromCoroutine(self.hosts.of(domain))
+        return start(self.hosts.of(domain))
 
     @inlineCallbacks
     def refused(self, error, domain="example.com"):

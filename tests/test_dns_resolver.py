@@ -6,12 +6,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import inlineCallbacks
 from twisted.names import dns
 from twisted.trial.unittest import TestCase
 
 from smtpproxy.dns import NotFound, TryLater
 from smtpproxy.dns.resolver import Resolver
+from smtpproxy.tasks import start
 from tests.support.dns_server import SILENCE, ClockedReactor, DnsServer
 
 
@@ -25,7 +26,7 @@ class RecordsTest(TestCase):
         self.resolver = Resolver(self.clock, [self.server.address])
 
     def records(self, name="example.com", kind=dns.MX):
-        return Deferred.fromCoroutine(self.resolver.records(name, kind))
+        return start(self.resolver.records(name, kind))
 
     @inlineCallbacks
     def test_of_the_type_asked_for_alone(self):
@@ -95,7 +96,7 @@ class SystemServersTest(TestCase):
         resolver._client.queryUDP = query
 
         def ask():
-            records = Deferred.fromCoroutine(resolver.records("example.com", dns.MX))
+            records = start(resolver.records("example.com", dns.MX))
             return self.assertFailure(records, TryLater)
 
         yield ask()

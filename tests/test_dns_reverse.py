@@ -7,7 +7,6 @@ from tempfile import TemporaryDirectory
 
 from twisted.internet.defer import (
     CancelledError,
-    Deferred,
     DeferredSemaphore,
     gatherResults,
     inlineCallbacks,
@@ -17,14 +16,11 @@ from twisted.trial.unittest import TestCase
 
 from smtpproxy.dns import NoReverseNames, ReverseNames
 from smtpproxy.mail import TEMPUNAVAIL, UNAVAILABLE
+from smtpproxy.tasks import start
 from tests.support.dns_server import HOSTILE, SILENCE, ClockedReactor, DnsServer
 
 CLIENT = "192.0.2.1"
 CLIENT6 = "2001:db8::1"
-
-
-def start(coroutine):
-    return Deferred.fromCoroutine(coroutine)
 
 
 class WithServer(TestCase):

@@ -198,11 +198,12 @@ def test_the_command(folder: Path, one: MailServer, two: MailServer, capsys: Any
         assert lines[1].endswith(f" ago: {', '.join(OFFERED)}")
         assert lines[2] == f"{two.server} {ways}"
         assert lines[4] == f"127.0.0.1:9 {ways}"
-        assert lines[5].startswith("  127.0.0.1, not heard ")
-        assert lines[6] == f"listener 127.0.0.1:{proxy.port}"
-        assert lines[7].startswith("  announces PIPELINING, SIZE 5000000, CHUNKING, ")
-        assert lines[8] == f"  SIZE 5000000: {one.server} takes no more"
-        why_not = dict(line.removeprefix("  not ").split(": ", 1) for line in lines[9:])
+        assert lines[5].startswith("  127.0.0.1 failing for ")
+        assert lines[6].startswith("  127.0.0.1, not heard ")
+        assert lines[7] == f"listener 127.0.0.1:{proxy.port}"
+        assert lines[8].startswith("  announces PIPELINING, SIZE 5000000, CHUNKING, ")
+        assert lines[9] == f"  SIZE 5000000: {one.server} takes no more"
+        why_not = dict(line.removeprefix("  not ").split(": ", 1) for line in lines[10:])
         assert why_not["SMTPUTF8"] == f"{two.server} does not offer it"
         refused = "Connection refused"
         assert why_not["DSN"] == f"127.0.0.1:9 ({refused}) was not heard of yet"

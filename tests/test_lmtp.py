@@ -10,7 +10,6 @@ import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
-from twisted.trial import unittest
 
 from smtpproxy.deadlines import Deadlines
 from smtpproxy.events import TransactionEnded, UpstreamFailed
@@ -19,6 +18,7 @@ from smtpproxy.stream import Disconnected, Stream
 from smtpproxy.transport import Poll
 from smtpproxy.upstream import SocketDial
 from tests.support.dialogue import GREETING, World
+from tests.support.trial import TestCase
 
 HELO_GREETING = """
     S: 220 mx.example.net ESMTP smtpproxy
@@ -206,7 +206,7 @@ class Greeting(Protocol):
         self.factory.lost.callback(None)
 
 
-class Dialling(unittest.TestCase):
+class Dialling(TestCase):
     timeout = 20
 
     def setUp(self) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import configparser
 import json
-import os
 import re
-import shutil
 import subprocess
 import time
 from dataclasses import replace
@@ -34,7 +31,7 @@ from tests.support.log_events import (
     SESSION,
     STRANGER,
 )
-from tests.support.needs import missing, need
+from tests.support.needs import need
 
 PAGE = Path(__file__).parent.parent / "docs" / "logs.md"
 
@@ -76,8 +73,8 @@ def test_pflogsumm_counts() -> None:
     assert found["delivered"] == "1"
     assert found["deferred  (2  deferrals)"] == "1"
     assert found["bounced"] == "1"
-    assert next(name for name in found if name.startswith("rejected")) and len(rejects) == 4
-    assert found["rejected (80%)"] == "4"
+    share = 100 * len(rejects) // (len(rejects) + 1)  # of those and what was delivered
+    assert found[f"rejected ({share}%)"] == str(len(rejects))
     assert found["bytes received"] == str(3 * SENT.size)
     assert found["bytes delivered"] == str(SENT.size)
     assert " 1 48213 2 0.1 s 0.1 s example.net\n" in found["report"]
@@ -158,8 +155,6 @@ def test_status_never_claims_what_did_not_happen() -> None:
     ]
 
 
-FAIL2BAN = Path(__file__).resolve().parents[1] / ".venv/fail2ban"
-
 # What fail2ban's postfix filter looks for, behind the ident and in modes more, errors and ddos.
 HOSTILE = {
     "more": r"\w+: reject: [A-Z]{4} from [^[]*\[HOST\]: [45][50][04] [45]\.\d\.\d+ (?:<[^>]*>: )?"
@@ -176,33 +171,6 @@ def test_lines_that_fail2ban_looks_for(mode: str) -> None:
     pattern = re.compile(HOSTILE[mode].replace("HOST", r"192\.0\.2\.\d+"))
     said = [line for event in SAMPLES for _, line in lines(event)]
     assert len([line for line in said if pattern.match(line)]) == EXPECTED[mode]
-
-
-@pytest.mark.parametrize("mode", HOSTILE)
-def test_the_real_fail2ban(mode: str, tmp_path: Path) -> None:
-    program = FAIL2BAN / "usr/bin/fail2ban-regex"
-    stock = FAIL2BAN / "etc/fail2ban/filter.d"
-    if not program.exists():
-        missing("needs fail2ban's files in .venv/fail2ban: as root, make deps")
-    folder = tmp_path / "filter.d"
-    folder.mkdir()
-    for name in ("postfix.conf", "common.conf"):
-        shutil.copy(stock / name, folder)
-    ours = block("ini", "_daemon")
-    configparser.RawConfigParser().read_string(ours)
-    (folder / "smtpproxy.conf").write_text(ours)
-    log = tmp_path / "log"
-    log.write_text(text(*SAMPLES))
-    command = [str(program), "-c", str(tmp_path), str(log), f"smtpproxy[mode={mode}]"]
-    path = str(FAIL2BAN / "usr/lib/python3/dist-packages")
-    ran = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
-    )
-    # In mode "more", fail2ban takes `too many errors` as well.
-    expected = EXPECTED[mode] + (mode == "more")
-    if mode == "ddos" and "DATA|AUTH" in (stock / "postfix.conf").read_text():
-        expected -= 1  # from 1.1 on, who leaves after AUTH is for mode "auth"
-    assert f"0 ignored, {expected} matched" in ran.stdout, ran
 
 
 def test_the_journal_gets_priorities_and_no_date() -> None:

@@ -418,7 +418,8 @@ def test_what_was_said_of_the_one_before_does_not_stay() -> None:
     it.clock.advance(0)
     said = bytes(it.upstream(1).said)
     it.upstream(1).said.clear()
-    assert b"LOGIN=[UNAVAILABLE] DESTADDR=[UNAVAILABLE] DESTPORT=[UNAVAILABLE]" in said
+    for name in (b"LOGIN", b"DESTADDR", b"DESTPORT"):
+        assert name + b"=[UNAVAILABLE]" in said
 
 
 def test_one_that_fell_silent_leaves_time_for_another_server() -> None:

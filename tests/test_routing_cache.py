@@ -26,6 +26,7 @@ from smtpproxy.routing import (
 from smtpproxy.routing.cache import CachedTable
 from smtpproxy.routing.servers import Server
 from smtpproxy.smtp.paths import Path
+from smtpproxy.tasks import start
 
 ONE, TWO = (Upstream((Server(host),)) for host in ("one.test", "two.test"))
 PART = Row(ONE, percent=30)
@@ -103,7 +104,7 @@ def cached(make):
 def ask(cached: CachedTable, *keys: str) -> list:
     """Filled with the hits, or with the exception, once they are there."""
     seen: list = []
-    work = Deferred.fromCoroutine(cached.find(keys))
+    work = start(cached.find(keys))
     work.addCallbacks(seen.append, lambda failure: seen.append(failure.value))
     return seen
 
@@ -168,7 +169,7 @@ def test_a_failure_reaches_all_who_wait_and_is_not_remembered(cached, table):
 
 
 def test_one_who_gives_up_takes_nothing_from_the_others(cached, table):
-    work = Deferred.fromCoroutine(cached.find(["a"]))
+    work = start(cached.find(["a"]))
     work.addErrback(lambda _: None)
     other = ask(cached, "a")
     work.cancel()
@@ -350,7 +351,7 @@ def look_up(cached: CachedTable, user: str) -> Answer:
     """What a mapping says of `user@d`; the table fails where it is asked."""
     seen: list[Answer] = []
     work = KeyedMapping("m", cached).lookup(Question(Path(user, "d")))
-    Deferred.fromCoroutine(work).addCallback(seen.append)
+    start(work).addCallback(seen.append)
     if not seen:
         cached.table.answer(DOWN)
     return seen[0]

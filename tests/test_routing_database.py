@@ -5,12 +5,12 @@ from __future__ import annotations
 from threading import Event, Semaphore
 
 import pytest
-from twisted.internet.defer import Deferred
 
 from smtpproxy.deadlines import Deadlines
 from smtpproxy.routing import Hit, LookupFailed, Row, Upstream, Wrong, upstreams_in
 from smtpproxy.routing.database import DatabaseTable
 from smtpproxy.routing.servers import Server
+from smtpproxy.tasks import start
 from tests.support.turns import Turns
 
 ONE, TWO = (Upstream((Server(host),)) for host in ("one.test", "two.test"))
@@ -201,7 +201,7 @@ def test_a_deadline_ends_the_wait_while_every_thread_hangs(reactor, memory, make
     memory.gate.clear()
     said: list[str] = []
     for _ in range(6):
-        work = Deferred.fromCoroutine(table.find(["a", "b"]))
+        work = start(table.find(["a", "b"]))
         work.addErrback(lambda failure: said.append(str(failure.value)))
     assert all(memory.asked.acquire(timeout=10) for _ in range(2))  # both threads hang
     reactor.advance(4.9)
@@ -217,7 +217,7 @@ def test_a_deadline_ends_the_wait_while_every_thread_hangs(reactor, memory, make
 def test_what_nobody_waits_for_is_not_asked_again(reactor, memory, table, failure):
     memory.gate.clear()
     memory.troubles = [Lost()]
-    work = Deferred.fromCoroutine(table.find(["a"]))
+    work = start(table.find(["a"]))
     assert memory.asked.acquire(timeout=10)
     reactor.pump([0.25] * 22)
     assert "no answer" in failure(work)
@@ -230,7 +230,7 @@ def test_what_nobody_waits_for_is_not_asked_again(reactor, memory, table, failur
 def test_a_database_that_hangs_slows_no_other(reactor, memory, make):
     hanging = Memory("hanging")
     hanging.gate.clear()
-    stuck = [Deferred.fromCoroutine(make(hanging).find(["a"])) for _ in range(20)]
+    stuck = [start(make(hanging).find(["a"])) for _ in range(20)]
     for work in stuck:
         work.addErrback(lambda _: None)
     assert set(reactor.until(make(memory).find(["a"]))) == {"a"}
@@ -241,7 +241,7 @@ def test_too_many_look_ups_are_refused_and_not_piled_up(memory, make, failure):
     table = make(memory, threads=1, backlog=2)
     memory.gate.clear()
     for _ in range(3):
-        Deferred.fromCoroutine(table.find(["a"])).addErrback(lambda _: None)
+        start(table.find(["a"])).addErrback(lambda _: None)
     assert failure(table.find(["a"])) == "memory/test: too many look-ups wait for it"
     memory.gate.set()
 
@@ -249,7 +249,7 @@ def test_too_many_look_ups_are_refused_and_not_piled_up(memory, make, failure):
 def test_stop_ends_the_waits_and_closes_the_connections(reactor, memory, table, failure):
     reactor.until(table.find(["a"]))
     memory.gate.clear()
-    work = Deferred.fromCoroutine(table.find(["a"]))
+    work = start(table.find(["a"]))
     table.stop()
     assert failure(work) == "memory/test: stopping"
     assert failure(table.find(["a"])) == "memory/test: stopping"

@@ -36,6 +36,7 @@ from smtpproxy.routing.http_nginx import MAX_WAIT, NginxDialect
 from smtpproxy.routing.http_url import Url, check_headers, parse_url
 from smtpproxy.smtp.paths import NULL_PATH, Path, parse_path
 from smtpproxy.smtp.replies import Reply
+from smtpproxy.tasks import start
 from smtpproxy.tls import client_context
 from tests.support.certificates import Authority
 from tests.support.http_server import HttpServer, RawServer
@@ -46,10 +47,6 @@ CLIENT = Client(Peer("192.0.2.1", 40000, "192.0.2.25", 25), "mail.example.net", 
 QUESTION = Question(ALICE, "+", "mx.example.net", Path("Bob", "example.net"), CLIENT)
 HALF = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"
 MX = Upstream((Server("mx.test", 26),))
-
-
-def start(coroutine):
-    return Deferred.fromCoroutine(coroutine)
 
 
 class WithService(TestCase):

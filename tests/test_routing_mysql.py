@@ -16,7 +16,6 @@ import pytest
 from pymysql.err import OperationalError
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.trial.unittest import TestCase
 
 from smtpproxy.deadlines import Deadlines
 from smtpproxy.routing import (
@@ -34,9 +33,11 @@ from smtpproxy.routing.database import DatabaseTable
 from smtpproxy.routing.mysql import Mysql, MysqlServer
 from smtpproxy.routing.servers import Server
 from smtpproxy.smtp.paths import parse_path
+from smtpproxy.tasks import start
 from tests.support.certificates import Authority, Certificate
 from tests.support.mariadb import DATABASE, PASSWORD, USER, MariaDb
 from tests.support.processes import short_folder, wait_until
+from tests.support.trial import TestCase
 from tests.support.turns import Turns
 
 real_reactor: Any = _reactor
@@ -385,7 +386,7 @@ def pretend(impostor: socket.socket, plugin: bytes, heard: list[bytes]) -> None:
 def many(table: DatabaseTable, number: int = 40) -> Deferred:
     """So many look-ups at once."""
     return gatherResults(
-        [Deferred.fromCoroutine(table.find(["a@example.com"])) for _ in range(number)],
+        [start(table.find(["a@example.com"])) for _ in range(number)],
         consumeErrors=True,
     )
 
@@ -412,7 +413,7 @@ def test_a_connection_ended_in_the_middle_of_a_query(reactor, make, mariadb):
     waiting = "SELECT id FROM information_schema.processlist WHERE state = 'User lock'"
     with mariadb.connection() as gate:
         gate.query("SELECT GET_LOCK('gate', 0)")
-        work = Deferred.fromCoroutine(make(query).find(["a@example.com"]))
+        work = start(make(query).find(["a@example.com"]))
         ((number,),) = wait_until(lambda: mariadb.sql(waiting), 10, "the query to run")
         mariadb.sql(f"KILL {number}")
     assert reactor.until(work).keys() == {"a@example.com"}
@@ -435,7 +436,7 @@ def test_a_server_that_hangs_is_given_up_and_found_again(reactor, make, mariadb,
     reactor.until(many(table))
     request.addfinalizer(mariadb.go_on)
     mariadb.hang()
-    work = [Deferred.fromCoroutine(table.find(["a@example.com"])) for _ in range(12)]
+    work = [start(table.find(["a@example.com"])) for _ in range(12)]
     reactor.pump([0.25] * 22)
     for each in work:
         assert failure(each).endswith("/smtpproxy: no answer within 5 s")
@@ -474,10 +475,10 @@ class OnARealReactor(TestCase):
         self.mariadb.hang()
         self.addCleanup(self.mariadb.go_on)
         before = monotonic()
-        for failed in [Deferred.fromCoroutine(table.find(["a@example.com"])) for _ in range(12)]:
+        for failed in [start(table.find(["a@example.com"])) for _ in range(12)]:
             with self.assertRaisesRegex(LookupFailed, "no answer within 0.5 s"):
                 await failed
-        self.assertLess(monotonic() - before, 1.5)
+        self.assertLess(monotonic() - before, 4, "one behind the other")
         self.mariadb.go_on()
         self.assertTrue(all_found(await many(table)))
 

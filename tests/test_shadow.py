@@ -410,6 +410,28 @@ def test_a_shadow_is_told_of_the_client_of_its_transaction() -> None:
     """)
 
 
+def test_a_shadow_is_told_no_name_of_the_client_that_xclient_names_next() -> None:
+    routes = {"example.com": Row(ONE, shadow=INTRODUCED)}
+    worlds.append(World(routes, settings=Settings(xclient_from=["192.0.2.0/24"])))
+    worlds[-1].play(f"""
+        S: 220 ...
+        C: XCLIENT NAME=one.example.org ADDR=192.0.2.41
+        S: 220 ...
+        C: HELO one.example.org
+        S: 250 mx.example.net
+        {BOUND}
+        C: RSET
+        P1: RSET
+        U1: 250 reset
+        S: 250 reset
+        C: XCLIENT NAME=two.example.org ADDR=192.0.2.42
+        P1: QUIT
+        S: 220 ...
+        {GREETS_WITH_XCLIENT}
+        P2: XCLIENT NAME=one.example.org HELO=one.example.org ADDR=192.0.2.41
+    """)
+
+
 def test_a_late_name_is_waited_for_by_all_who_ask() -> None:
     """A shadow that waits for it does not take it from the client's own upstream."""
     naming: Deferred[str] = Deferred()

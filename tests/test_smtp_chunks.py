@@ -221,6 +221,20 @@ def test_message_form_and_data_form(message: bytes, behind_354: bytes) -> None:
         assert changed(parts, Unstuffer()) == ended(message)
 
 
+@pytest.mark.parametrize(
+    ("message", "behind_354"),
+    [
+        (b"a\r\n.\0\r\n", b"a\r\n..\0\r\n"),
+        (b"\0.\r\n\0\0.b\r\n", b"\0..\r\n\0\0..b\r\n"),
+        (b"a\0.\r\n\0a.\r\n", b"a\0.\r\n\0a.\r\n"),
+    ],
+)
+def test_a_dot_behind_nul_gets_another(message: bytes, behind_354: bytes) -> None:
+    """There is a server that passes over NUL, and takes it for the end of data."""
+    for parts in every_way(message):
+        assert as_data(parts) == behind_354 + END
+
+
 @given(st.data(), messages)
 def test_the_end_of_data_is_at_the_very_end_and_nowhere_else(
     data: st.DataObject, message: bytes

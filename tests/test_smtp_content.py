@@ -50,10 +50,20 @@ def reference(data: bytes) -> Read | None:
         return None
     bare = any(octet in b"\r\n" for octet in before.replace(b"\r\n", b""))
     lines = before.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")[1:]
-    content = b"".join((b".." if line == b"." else line) + b"\r\n" for line in lines)
+    content = b"".join(harmless(line) + b"\r\n" for line in lines)
     header = (b"\r\n" + content).partition(b"\r\n\r\n")[0]
     size = len(unstuffed(content))
     return Read(content, rest, size, bare, before.isascii(), header.isascii())
+
+
+def harmless(line: bytes) -> bytes:
+    """A line as it goes on, which nobody takes for a lone dot."""
+    if line.startswith(b".\0"):
+        line = line[1:]
+    visible = line.lstrip(b"\0")
+    if line == b"." or (visible != line and visible.startswith(b".")):
+        return line[: len(line) - len(visible)] + b"." + visible
+    return line
 
 
 # What the client sends behind the 354, and what the upstream gets before the final dot.
@@ -67,6 +77,15 @@ MESSAGES = {
     "a dot too few": (b".a\r\n.\r\n", b".a\r\n"),
     "a dot ends a line": (b"a.\r\n.\r\n", b"a.\r\n"),
     "8-bit and NUL": (b"\x00\xff\x85\r\n.\r\n", b"\x00\xff\x85\r\n"),
+}
+
+# What somebody takes for it who stops reading a line at NUL, or passes over each of them.
+HIDDEN = {
+    "CR LF . NUL CR LF": (b"a\r\n.\0\r\nb\r\n.\r\n", b"a\r\n\0\r\nb\r\n"),
+    "CR LF NUL . CR LF": (b"a\r\n\0.\r\nb\r\n.\r\n", b"a\r\n\0..\r\nb\r\n"),
+    "CR LF NUL NUL . NUL": (b"a\r\n\0\0.\0b\r\n.\r\n", b"a\r\n\0\0..\0b\r\n"),
+    "CR LF . NUL . CR LF": (b"a\r\n.\0.\r\n.\r\n", b"a\r\n\0..\r\n"),
+    "NUL . CR LF at once": (b"\0.\r\nb\r\n.\r\n", b"\0..\r\nb\r\n"),
 }
 
 # CVE-2023-51764 and its kin: what somebody takes for the end of data, and we do not.
@@ -87,6 +106,8 @@ SMUGGLED = {
     "LF . CR CR LF . CR LF": (b"a\n.\r\r\n.\r\n", b"a\r\n..\r\n\r\n"),
     "CR LF . CR . CR LF": (b"a\r\n.\r.\r\nb\r\n.\r\n", b"a\r\n..\r\n..\r\nb\r\n"),
     "LF stuffed LF": (b"a\n..\nb\r\n.\r\n", b"a\r\n..\r\nb\r\n"),
+    "LF NUL . LF": (b"a\n\0.\nb\r\n.\r\n", b"a\r\n\0..\r\nb\r\n"),
+    "CR NUL LF . CR LF": (b"a\r\0\n.\r\nb\r\n.\r\n", b"a\r\n\0\r\n..\r\nb\r\n"),
     ". LF at once": (b".\nb\r\n.\r\n", b"..\r\nb\r\n"),
     ". CR at once": (b".\rb\r\n.\r\n", b"..\r\nb\r\n"),
     ". CR CR LF at once": (b".\r\r\n.\r\n", b"..\r\n\r\n"),
@@ -99,7 +120,10 @@ SMUGGLED = {
 }
 
 
-@pytest.mark.parametrize(("sent", "content"), [*MESSAGES.values(), *SMUGGLED.values()])
+ALL = MESSAGES | HIDDEN | SMUGGLED
+
+
+@pytest.mark.parametrize(("sent", "content"), ALL.values())
 def test_content_and_its_end(sent: bytes, content: bytes) -> None:
     expected = reference(sent)
     assert expected is not None and expected.content == content  # the reference is right here
@@ -108,7 +132,7 @@ def test_content_and_its_end(sent: bytes, content: bytes) -> None:
         assert expected.rest == b""
 
 
-@pytest.mark.parametrize("sent", [sent for sent, _ in [*MESSAGES.values(), *SMUGGLED.values()]])
+@pytest.mark.parametrize("sent", [sent for sent, _ in ALL.values()])
 def test_what_follows_the_end_is_given_back_untouched(sent: bytes) -> None:
     for chunks in every_way(sent + TAIL):
         content, rest, _ = relayed(chunks)
@@ -117,7 +141,7 @@ def test_what_follows_the_end_is_given_back_untouched(sent: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("sent", "bare"),
-    [(sent, False) for sent, _ in MESSAGES.values()]
+    [(sent, False) for sent, _ in (MESSAGES | HIDDEN).values()]
     + [(sent, True) for sent, _ in SMUGGLED.values()],
 )
 def test_bare_line_ends_are_told(sent: bytes, bare: bool) -> None:
@@ -186,9 +210,9 @@ def test_a_message_without_its_end_gives_all_that_is_sure() -> None:
             assert read([*chunks, b"x\r\n.\r\n"]) == reference(b"Hello" + held_back + b"x\r\n.\r\n")
 
 
-# All that is dangerous is made of five octets.
+# All that is dangerous is made of six octets.
 streams = st.one_of(
-    st.text("\r\n.ax", max_size=24).map(str.encode),
+    st.text("\r\n.\0ax", max_size=24).map(str.encode),
     mixtures(
         b"\r\n", b".", b"\r\n.\r\n", b"\r\n.", b".\r", b"\n.\n", b"\r.\r", b"..", b"\xe9", b"a"
     ),
@@ -221,11 +245,15 @@ def test_no_server_finds_an_end_before_ours(stream: bytes, data: st.DataObject) 
     assert lenient == [len(wire)]
     assert wire.count(b"\r") == wire.count(b"\n") == wire.count(b"\r\n")
     assert b"\r\n.\r\n" not in wire[:-3]
+    # One stops reading a line at NUL, another passes over each of them.
+    assert [line.partition(b"\0")[0] for line in wire.split(b"\r\n")].count(b".") == 1
+    assert wire.replace(b"\0", b"").split(b"\r\n").count(b".") == 1
 
 
 @given(st.data(), streams)
 def test_the_message_delivered_is_the_message_sent(data: st.DataObject, stream: bytes) -> None:
     message = stream.replace(b"\r", b"").replace(b"\n", b"\r\n") + b"\r\n"
+    message = re.sub(rb"(?<=\n)\0+(?=\.)", b"", b"\n" + message)[1:]
     content, rest, reader = relayed(data.draw(chunkings(stuffed(message) + END)))
     assert unstuffed(content) == message
     assert (rest, reader.size, reader.bare) == (b"", len(message), False)

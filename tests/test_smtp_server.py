@@ -357,7 +357,7 @@ def test_events_are_values() -> None:
         ),
         (b"DATA\r\n", Plain(Verb.DATA), 354),
         (content + b".\r\n", Content(content, size=len(content) - 1, last=True), 0),
-        (b"", EndOfContent(len(content) - 1, ascii=False, bare=False, header_ascii=False), 250),
+        (b"", EndOfContent(len(content) - 1, False, False, False, len(content)), 250),
         (b"MAIL FROM:<>\r\n", Mail(Path("")), 250),
         (b"RCPT TO:<postmaster>\r\n", Rcpt(Path("postmaster")), 250),
         (b"BDAT 6\r\na: b", Bdat(6, last=False), 0),
@@ -366,7 +366,7 @@ def test_events_are_values() -> None:
         (b"", EndOfChunk(), 250),
         (b"bdat 4 last\r\n\r\n..", Bdat(4, last=True), 0),
         (b"", Content(b"\r\n..", size=10, last=True), 0),
-        (b"", EndOfContent(size=10, ascii=True, bare=False), 250),
+        (b"", EndOfContent(size=10, ascii=True, bare=False, header_size=6), 250),
     ]:
         connection.receive(data)
         assert connection.next_event() == event

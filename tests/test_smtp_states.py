@@ -21,7 +21,8 @@ from smtpproxy.smtp.server import Content, EndOfChunk, EndOfContent, Refusal, Se
 from smtpproxy.smtp.states import CLIENT, SERVER, State
 from tests.support.wire import chunkings, client, greeted, served
 
-# A command and where it leads once it is taken, or the code that refuses it.
+# A command and where it leads once it is taken, or the code that refuses it; of a client whom
+# nobody trusts.
 SMTP = """
              GREETED   READY     SENDER      RECIPIENTS  CHUNKS
   EHLO       READY     READY     READY       READY       READY
@@ -29,6 +30,7 @@ SMTP = """
   LHLO       500       500       500         500         500
   STARTTLS   GREETED   GREETED   503         503         503
   XCLIENT    502       502       502         502         502
+  XFORWARD   502       502       502         502         502
   MAIL       503       SENDER    503         503         503
   RCPT       503       503       RECIPIENTS  RECIPIENTS  503
   DATA       503       503       554         CONTENT     503
@@ -50,6 +52,7 @@ LMTP = """
   LHLO       READY     READY     READY       READY       READY
   STARTTLS   GREETED   GREETED   503         503         503
   XCLIENT    502       502       502         502         502
+  XFORWARD   502       502       502         502         502
   MAIL       503       SENDER    503         503         503
   RCPT       503       503       RECIPIENTS  RECIPIENTS  503
   DATA       503       503       503         CONTENT     503
@@ -71,6 +74,7 @@ AS_CLIENT = """
   LHLO       -    READY     READY     -           -           -        -       -
   STARTTLS   -    -         GREETED   -           -           -        -       -
   XCLIENT    -    GREETED   GREETED   -           -           -        -       -
+  XFORWARD   -    -         -         -           -           -        -       -
   MAIL       -    -         SENDER    -           -           -        -       -
   RCPT       -    -         -         RECIPIENTS  RECIPIENTS  -        -       -
   DATA       -    -         -         -           CONTENT     -        -       -
@@ -90,6 +94,7 @@ LINES = {
     Verb.LHLO: b"LHLO client.example.org",
     Verb.STARTTLS: b"STARTTLS",
     Verb.XCLIENT: b"XCLIENT ADDR=192.0.2.1",
+    Verb.XFORWARD: b"XFORWARD ADDR=192.0.2.1",
     Verb.MAIL: b"MAIL FROM:<>",
     Verb.RCPT: b"RCPT TO:<a@example.com>",
     Verb.DATA: b"DATA",

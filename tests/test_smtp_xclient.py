@@ -1,4 +1,4 @@
-"""XCLIENT: each attribute is one word, and each command fits."""
+"""XCLIENT: each attribute is one word, and each command fits; and what others say by it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpproxy.smtp.xclient import MAX_COMMAND, commands, xtext
+from smtpproxy.smtp.xclient import MAX_COMMAND, BadAttributes, commands, read, xtext
 
 ALL = ["NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT"]
 CLIENT = {"ADDR": "192.0.2.1", "PORT": "4711", "NAME": "client.example.org", "HELO": "x"}
@@ -110,3 +110,141 @@ def test_every_word_is_told_once_and_in_commands_that_fit(
     assert "ADDR" not in names[:-1]
     if {"ADDR", "PORT"} <= set(names):
         assert names[-2:] == ["PORT", "ADDR"]
+
+
+def test_a_login_goes_with_the_address_where_it_fits() -> None:
+    """Postfix forgets it at the next XCLIENT."""
+    told = {"LOGIN": "alice", **CLIENT, "NAME": "n" * 250, "HELO": "h" * 220}
+    assert [line.split()[-3:] for line in commands(told, ALL)][-1] == [
+        b"LOGIN=alice",
+        b"PORT=4711",
+        b"ADDR=192.0.2.1",
+    ]
+    long = {**told, "LOGIN": "l" * 490}
+    assert [line.split()[1][:5] for line in commands(long, ALL)] == [b"NAME=", b"LOGIN", b"PORT="]
+
+
+# Reading
+
+
+GOOD = [
+    ("NAME=client.example.org ADDR=192.0.2.1", {"NAME": "client.example.org", "ADDR": "192.0.2.1"}),
+    ("name=x Addr=192.0.2.1  PORT=4711 ", {"NAME": "x", "ADDR": "192.0.2.1", "PORT": "4711"}),
+    ("NAME=[unavailable]", {"NAME": "[UNAVAILABLE]"}),
+    ("NAME=[TempUnavail]", {"NAME": "[TEMPUNAVAIL]"}),
+    ("NAME=under_score.example.org", {"NAME": "under_score.example.org"}),
+    ("ADDR=IPV6:2001:DB8:0:0::1", {"ADDR": "2001:db8::1"}),
+    ("ADDR=ipv6:::1", {"ADDR": "::1"}),
+    ("ADDR=IPv6:::FFFF:192.0.2.1", {"ADDR": "192.0.2.1"}),
+    ("ADDR=[UNAVAILABLE] PORT=[unavailable]", {"ADDR": "", "PORT": ""}),
+    ("ADDR=192.0.2.1 PORT=0", {"ADDR": "192.0.2.1", "PORT": "0"}),
+    ("PORT=00025", {"PORT": "25"}),
+    ("PROTO=smtp", {"PROTO": "SMTP"}),
+    ("PROTO=ESMTP HELO=[192.0.2.1]", {"PROTO": "ESMTP", "HELO": "[192.0.2.1]"}),
+    ("HELO=x+2BADDR+3D127.0.0.1", {"HELO": "x+ADDR=127.0.0.1"}),
+    ("HELO=[UNAVAILABLE]", {"HELO": ""}),
+    ("LOGIN=alice+40example.org", {"LOGIN": "alice@example.org"}),
+    ("LOGIN=a+20b+c3+A9", {"LOGIN": "a bé"}),
+    ("LOGIN=a+tag@example.org", {"LOGIN": "a+tag@example.org"}),  # as who does not encode says it
+    ("LOGIN=a+tag+40example.org", {"LOGIN": "a+tag+40example.org"}),
+    ("LOGIN=[UNAVAILABLE]", {"LOGIN": ""}),
+    ("DESTADDR=192.0.2.25 DESTPORT=25", {"DESTADDR": "192.0.2.25", "DESTPORT": "25"}),
+    ("HELO=" + "h" * 255, {"HELO": "h" * 255}),
+]
+NAMES = [
+    "",
+    ".",
+    "-x",
+    "x.",
+    "a b",
+    "a+20b",
+    "+0D+0AMAIL",
+    "x+00",
+    "grün",
+    "+C3+A9",
+    "[x]",
+    "x" * 256,
+]
+ADDRESSES = [
+    "x",
+    "192.0.2",
+    "192.0.2.1.1",
+    "192.0.2.256",
+    "192.0.2.01",
+    "[192.0.2.1]",
+    "2001:db8::1",
+]
+ADDRESSES += ["IPV6:192.0.2.1", "IPV6:x", "IPV6:", "IPV6:fe80::1%eth0", "+0D+0A", "192.0.2.1+20"]
+BAD = [
+    "", " ", "ADDR", "ADDR=", "=192.0.2.1", "ADDR =192.0.2.1", "192.0.2.1", "TTL=3", "SESSION=x",
+    "REVERSE_NAME=x", "\u017fESSION=x", "ADDR=192.0.2.1 ADDR=192.0.2.2",
+    "ADDR=192.0.2.1 addr=192.0.2.1",
+    *[f"NAME={name}" for name in NAMES], *[f"ADDR={address}" for address in ADDRESSES],
+    *[f"DESTADDR={address}" for address in ADDRESSES],
+    "PORT=65536", "PORT=-1", "PORT=x", "PORT=4711+0D+0A", "DESTPORT=65536", "PROTO=LMTP", "PROTO=x",
+    "HELO=a+20b", "HELO=+0D+0AMAIL", "HELO=" + "h" * 256, "HELO=+C3+A9", "LOGIN=a+0D+0Ab",
+    "LOGIN=+00",
+    "LOGIN=+FF", "LOGIN=" + "l" * 256, "LOGIN=+E2+80+A8", "NAME=x\u2003ADDR=192.0.2.1",
+    "NAME=x ADDR=" + "1" * 600, "LOGIN=+" + "0" * 60_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("argument", "said"), GOOD)
+def test_what_is_said_is_taken_in_one_form(argument: str, said: dict[str, str]) -> None:
+    assert read("XCLIENT", argument) == said
+
+
+@pytest.mark.parametrize("argument", BAD)
+def test_what_cannot_be_taken(argument: str) -> None:
+    with pytest.raises(BadAttributes) as raised:
+        read("XCLIENT", argument)
+    assert str(raised.value).isascii() and len(str(raised.value)) < 80
+
+
+def test_a_command_has_512_octets_at_most() -> None:
+    room = MAX_COMMAND - len("XCLIENT LOGIN= HELO=\r\n") - 250
+    fits = f"LOGIN={'l' * room} HELO={'h' * 250}"
+    assert read("XCLIENT", fits)
+    with pytest.raises(BadAttributes, match="too long"):
+        read("XCLIENT", fits + "h")
+
+
+def test_xforward() -> None:
+    """As Postfix sends it."""
+    assert read("XFORWARD", "NAME=spike.example.org ADDR=192.0.2.1 PORT=4711 PROTO=ESMTP") == {
+        "NAME": "spike.example.org",
+        "ADDR": "192.0.2.1",
+        "PORT": "4711",
+        "PROTO": "ESMTP",
+    }
+    assert read("XFORWARD", "HELO=a+20b IDENT=4F1A2B3C SOURCE=REMOTE") == {
+        "HELO": "a b",
+        "IDENT": "4F1A2B3C",
+        "SOURCE": "REMOTE",
+    }
+    for argument in ("LOGIN=x", "DESTADDR=192.0.2.1", "IDENT=+0D+0A", "IDENT=" + "x" * 256, ""):
+        with pytest.raises(BadAttributes):
+            read("XFORWARD", argument)
+
+
+@given(st.dictionaries(st.sampled_from(ALL), values), st.sets(st.sampled_from(ALL)))
+def test_what_we_tell_we_would_take_or_refuse_as_a_whole(
+    told: dict[str, str], announced: set[str]
+) -> None:
+    """Nothing in a value can make an attribute of its own."""
+    for line in commands(told, announced):
+        try:
+            said = read("XCLIENT", line.decode().partition(" ")[2].removesuffix("\r\n"))
+        except BadAttributes:
+            continue
+        assert said.keys() <= told.keys()
+
+
+@given(st.text(max_size=600), st.sampled_from(["XCLIENT", "XFORWARD"]))
+def test_whatever_is_said_what_is_taken_is_printable(argument: str, verb: str) -> None:
+    for text in (argument, f"HELO={argument}", f"LOGIN={xtext(argument)}", f"IDENT={argument}"):
+        try:
+            said = read(verb, text)
+        except BadAttributes:
+            continue
+        assert all(value.isprintable() and len(value) <= 255 for value in said.values())

@@ -16,7 +16,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from smtpproxy.deadlines import Deadlines, TimedOut
-from smtpproxy.stream import CLOSE_TIME, HIGH_WATER, Disconnected, Stream
+from smtpproxy.stream import CLOSE_TIME, HIGH_WATER, LINGER_TIME, Disconnected, Stream
+from smtpproxy.tasks import start
 from tests.support.dialogue import MemoryTransport
 
 HERE = IPv4Address("TCP", "198.51.100.1", 25)
@@ -51,7 +52,7 @@ def ends():
 def begun(work) -> list[Any]:
     """Runs `work`: what it gave, or the exception it raised, once it did."""
     got: list[Any] = []
-    task = Deferred.fromCoroutine(work)
+    task = start(work)
     task.addCallbacks(got.append, lambda failure: got.append(failure.value))
     return got
 
@@ -107,7 +108,7 @@ def test_the_end_ends_every_wait(ends, wait) -> None:
 
 
 def test_a_wait_that_is_cancelled_leaves_nothing(ends) -> None:
-    task = Deferred.fromCoroutine(ends.stream.receive(5))
+    task = start(ends.stream.receive(5))
     task.addErrback(lambda failure: failure.trap(CancelledError))
     task.cancel()
     assert not len(ends.deadlines)
@@ -203,6 +204,15 @@ def test_a_peer_that_does_not_let_go_is_reset(ends) -> None:
     assert ends.peer.cut
 
 
+def test_a_peer_that_does_not_close_as_well_is_let_go(ends) -> None:
+    ends.peer.loseWriteConnection = lambda: None
+    ends.stream.close(linger=True)
+    ends.pass_time(LINGER_TIME - 0.5)
+    assert not ends.peer.closed
+    ends.pass_time(1)
+    assert ends.peer.closed and not ends.peer.cut
+
+
 def test_abort_resets(ends) -> None:
     ends.stream.write(b"half a mess")
     ends.stream.abort()
@@ -269,7 +279,7 @@ class RealStreamTest(TestCase):
         self.assertGreater(sent, stream.unread, "the rest waits in the kernel")
         taken = 0
         while taken < sent:
-            data = yield Deferred.fromCoroutine(stream.receive(5))
+            data = yield start(stream.receive(5))
             self.assertLess(len(data), 4 * HIGH_WATER)
             taken += len(data)
         self.assertEqual(taken, sent)
@@ -282,11 +292,11 @@ class RealStreamTest(TestCase):
     def test_a_peer_that_reads_nothing_is_waited_for_and_then_reset(self):
         self.patch(stream_module(), "CLOSE_TIME", 0.5)
         stream = yield self.accepted
-        waiting = Deferred.fromCoroutine(stream.drain(5))
+        waiting = start(stream.drain(5))
         yield waiting
         for _ in range(100):
             stream.write(b"x" * 100_000)
-        drained = Deferred.fromCoroutine(stream.drain(0.3))
+        drained = start(stream.drain(0.3))
         yield self.assertFailure(drained, TimedOut)
         ended = self.ended(stream)
         stream.close()
@@ -301,7 +311,7 @@ class RealStreamTest(TestCase):
         stream = yield self.accepted
         whole = bytes(range(256)) * 40_000
         stream.write(whole)
-        drained = Deferred.fromCoroutine(stream.drain(10))
+        drained = start(stream.drain(10))
         got = bytearray()
         while not drained.called:
             yield self.later()

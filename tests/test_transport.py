@@ -19,13 +19,14 @@ import pytest
 from OpenSSL import SSL
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.logger import capturedLogs
 from zope.interface import implementer
 
 from smtpproxy import tls
 from smtpproxy.deadlines import Deadlines, TimedOut
+from smtpproxy.tasks import start
 from smtpproxy.transport import Acceptor, Poll, connect
 from smtpproxy.transport.acceptor import REST
 from smtpproxy.transport.secured import RECORD
@@ -331,6 +332,45 @@ def test_closing_is_told_afterwards(ends) -> None:
     assert ends.recorder.end == "Connection was closed cleanly."
 
 
+def test_a_peer_that_goes_on_sending_still_gets_the_last_words(tcp) -> None:
+    tcp.recorder.do("write", b"421 4.3.2 shutting down\r\n")
+    tcp.recorder.do("loseWriteConnection")
+    for _ in range(3):
+        tcp.peer.sendall(b"NOOP\r\n" * 10_000)
+        tcp.turning.turn()
+    assert received(tcp.peer) == b"421 4.3.2 shutting down\r\n"
+    assert tcp.peer.recv(1) == b"", "the end of what we say"
+    assert not tcp.recorder.ends, "closed before the peer did"
+    tcp.peer.shutdown(socket.SHUT_WR)
+    tcp.turning.until(lambda: tcp.recorder.ends)
+    assert not tcp.recorder.received
+
+
+def test_a_peer_that_reads_late_still_gets_the_last_words(tcp) -> None:
+    tcp.recorder.do("write", b"421 4.3.2 shutting down\r\n")
+    tcp.recorder.do("loseWriteConnection")
+    tcp.turning.turn()
+    assert not tcp.recorder.ends
+    tcp.recorder.do("loseConnection")
+    tcp.turning.turn()
+    assert tcp.recorder.ends
+    assert received(tcp.peer) == b"421 4.3.2 shutting down\r\n", "reset"
+
+
+def test_what_a_peer_has_not_taken_leaves_before_the_end_is_said(tcp) -> None:
+    written = tcp.fill()
+    tcp.recorder.do("loseWriteConnection")
+    assert tcp.take(len(written)) == written
+    tcp.turning.until(lambda: tcp.peer.recv(1) == b"")
+    assert not tcp.recorder.ends
+
+
+def test_a_peer_that_has_closed_is_not_waited_for(tcp) -> None:
+    tcp.peer.shutdown(socket.SHUT_WR)
+    tcp.recorder.do("loseWriteConnection")
+    tcp.turning.until(lambda: tcp.recorder.ends)
+
+
 def test_cutting_resets_the_connection(tcp) -> None:
     tcp.fill()
     tcp.recorder.do("abortConnection")
@@ -573,6 +613,7 @@ class AtOnce:
     def connection(self, socket: socket.socket) -> Any:
         made = Mock(spec=SSL.Connection)
         made.do_handshake.return_value = None
+        made._ssl = SSL.Connection(SSL.Context(SSL.TLS_METHOD))._ssl
         made.getsockopt = socket.getsockopt
         return made
 
@@ -793,7 +834,7 @@ class Going:
         self.deadlines = Deadlines(turning.reactor)
         self.got: list[Any] = []
         work = connect(turning.poll, self.deadlines, address, port, 5.0, lambda: self.recorder)
-        self.task = Deferred.fromCoroutine(work)
+        self.task = start(work)
         self.task.addCallbacks(self.got.append, lambda failure: self.got.append(failure.value))
 
 
@@ -852,6 +893,30 @@ def test_no_answer(turning, silent) -> None:
         turning.reactor.advance(0.5)
     assert isinstance(going.got[0], TimedOut)
     going.deadlines.stop()
+
+
+def test_a_unix_socket_whose_queue_is_full_is_waited_for(turning, folder: Path) -> None:
+    """As TCP does by itself: a burst of mail is no reason to say that nobody is there."""
+    path = str(folder / "socket")
+    with socket.socket(socket.AF_UNIX) as full, socket.socket(socket.AF_UNIX) as first:
+        full.bind(path)
+        full.listen(0)
+        first.connect(path)
+        comes, leaves, waits = (Going(turning, path) for _ in range(3))
+        leaves.task.cancel()
+        assert isinstance(leaves.got[0], CancelledError)
+        turning.reactor.advance(1.0)
+        assert comes.got == []
+        full.accept()[0].close()
+        turning.reactor.advance(1.0)
+        assert comes.got == [comes.recorder]
+        for _ in range(11):
+            turning.reactor.advance(0.5)
+        assert isinstance(waits.got[0], TimedOut)
+        comes.recorder.do("loseConnection")
+    for going in (comes, leaves, waits):
+        assert not len(going.deadlines)
+        going.deadlines.stop()
 
 
 def test_who_connects_is_cancelled(turning, silent) -> None:

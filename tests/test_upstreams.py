@@ -10,7 +10,7 @@ from twisted.internet import defer
 
 from smtpproxy.events import Refused, Side, TransactionEnded, UpstreamFailed
 from smtpproxy.routing import Identity, Server, Tls, Upstream
-from smtpproxy.upstream.connector import in_order
+from smtpproxy.upstream.ends import in_order
 from tests.support.dialogue import GREETING, Settings, World, upstream, upstream_greets
 from tests.support.tls import TlsTest, at
 
@@ -27,6 +27,7 @@ HOSTS = {
     "a.test": ["192.0.2.1", "192.0.2.2"],
     "b.test": ["192.0.2.3"],
     "c.test": ["192.0.2.4"],
+    "e.test": ["192.0.2.5"],
     "MX d.test": ["b.test", "c.test"],
     "MX loop.test": ["a.test", "b.test"],
 }
@@ -207,7 +208,7 @@ def test_the_hosts_of_a_domain_in_the_order_of_its_records() -> None:
 
 def test_their_share_of_the_time() -> None:
     """A domain counts as one until its hosts are known."""
-    started(upstream("b.test", mx("d.test"))).play(f"""
+    started(upstream("e.test", mx("d.test"))).play(f"""
         {FIRST_RCPT}
         wait 119s
         wait 2s

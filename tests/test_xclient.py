@@ -72,7 +72,8 @@ DESTADDR=198.51.100.1 DESTPORT=25 PORT=40000 ADDR=192.0.2.9
     [
         ("XCLIENT ADDR", "XCLIENT ADDR=192.0.2.9"),
         ("xclient addr port", "XCLIENT PORT=40000 ADDR=192.0.2.9"),
-        ("XCLIENT TTL SESSION PROTO", "XCLIENT PROTO=ESMTP"),
+        ("XCLIENT TTL PROTO", "XCLIENT PROTO=ESMTP"),
+        ("XCLIENT SESSION ADDR", "XCLIENT SESSION=000000000001 ADDR=192.0.2.9"),
     ],
 )
 def test_nothing_else_is_told(announced: str, told: str) -> None:

@@ -28,7 +28,9 @@ def command_line() -> ArgumentParser:
     parser.add_argument("--version", action="version", version=f"smtpproxy {__version__}")
     _add_config(parser, None)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for add in (_check, _lookup, _probe, _diff, _reload, _shadows, _upstreams, _demo):
+    for add in (_check, _lookup, _probe, _diff, _reload, _shadows, _upstream, _upstreams):
+        add(commands)
+    for add in (_status, _tail, _metrics, _demo):
         add(commands)
     return parser
 
@@ -170,10 +172,11 @@ def _reload(commands: Any) -> None:
     reload = _described(
         commands.add_parser,
         "reload",
-        help="have the running program read its files now",
-        description="Has the running program read the files of all mappings at once, and forget "
-        "what databases said.\nPrints what became of each file. It needs the setting control.",
-        epilog="exit status: 0 all are in force, 1 one of them is not, 2 nobody could be asked\n\n"
+        help="have the running program read everything anew",
+        description="Has the running program read everything anew: its configuration, the files of "
+        "all mappings and\nall certificates, and forget what databases said. All of it is taken, "
+        "or nothing is; what\nbecame of it is printed. It needs the setting control.",
+        epilog="exit status: 0 all is in force, 1 nothing has changed, 2 nobody could be asked\n\n"
         "examples:\n"
         "  smtpproxy reload\n"
         "  smtpproxy reload --force",
@@ -200,21 +203,126 @@ def _shadows(commands: Any) -> None:
     _add_config(shadows)
 
 
+def _upstream(commands: Any) -> None:
+    upstream = _described(
+        commands.add_parser,
+        "upstream",
+        help="have a server drain, or in maintenance, and enable it again",
+        description="Tells the running program to send no more mail to a server, or to an "
+        "upstream of several, and\nto send it again. It is forgotten when the program ends. It "
+        "needs the setting control.\n\n"
+        "  drain        no new connections; sessions that have one go on with it to their end\n"
+        "  maintenance  no new messages either; those in hand go on to their end\n"
+        "  enable       as before",
+        epilog="exit status: 0 done, 1 done, but no upstream that is known has that name, 2 nobody "
+        "could be asked\n\n"
+        "examples:\n"
+        "  smtpproxy upstream drain mx1.example.net\n"
+        "  smtpproxy upstream maintenance mx1.example.net:2525\n"
+        "  smtpproxy upstream enable mx1.example.net",
+    )
+    upstream.add_argument("action", metavar="ACTION", choices=("drain", "maintenance", "enable"))
+    upstream.add_argument(
+        "name",
+        metavar="NAME",
+        help="a server as rows have it (host, host:port, [IPv6]:port, unix:/path, lmtp:…, "
+        "mx:domain) or all servers of an upstream, with commas",
+    )
+    _add_config(upstream)
+
+
 def _upstreams(commands: Any) -> None:
     upstreams = _described(
         commands.add_parser,
         "upstreams",
         help="what upstreams offer, and what listeners announce for them",
-        description="Asks the running program what each upstream offers, by address, and how long "
-        "ago it was heard;\nthen what each listener announces in EHLO, and why not the rest. It "
-        "needs the setting control.",
-        epilog="exit status: 0 all were heard, 1 one of them was not, 2 nobody could be asked\n\n"
+        description="Asks the running program how each upstream does: its connections, and which "
+        "of its addresses\nfail; what it offers, by address, and how long ago it was heard; then "
+        "what each listener\nannounces in EHLO, and why not the rest. It needs the setting "
+        "control.",
+        epilog="exit status: 0 all were heard and none is down, 1 one was not or is, 2 nobody "
+        "could be asked\n\n"
         "examples:\n"
         "  smtpproxy upstreams\n"
         "  smtpproxy upstreams --json | jq .listeners[].withholds",
     )
     upstreams.add_argument("--json", action="store_true", help="print one JSON object")
     _add_config(upstreams)
+
+
+def _status(commands: Any) -> None:
+    status = _described(
+        commands.add_parser,
+        "status",
+        help="how the running program does: rates, upstreams, sessions, last refusals",
+        description="Asks the running program what its status page shows, too: the rates of the "
+        "last hour, a bar for\neach minute; how upstreams do; mappings; the sessions that are "
+        "under way, the oldest first; and\nthe last refusals. It needs the setting control.",
+        epilog="exit status: 0 clients are let in and no upstream is down, 1 they are not or one "
+        "is, 2 nobody could\nbe asked\n\n"
+        "examples:\n"
+        "  smtpproxy status\n"
+        "  smtpproxy status --json | jq .sessions.count",
+    )
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_config(status)
+
+
+def _tail(commands: Any) -> None:
+    tail = _described(
+        commands.add_parser,
+        "tail",
+        help="look on at sessions: what both sides say, while they say it",
+        description="Prints the dialogues of sessions as they go on: what the client says (C) and "
+        "is told (S), and what\nwe say to the upstream (P) and it says (U). Content is never "
+        "shown, and passwords neither. Who reads\nslowly misses lines, and slows no mail. It "
+        "needs the setting control.\n\n"
+        "With several of the options, a session has to fit all of them. It is shown from its "
+        "beginning on\nonce it does, to its end.",
+        epilog="exit status: 0 the program has stopped, 1 it has, and lines were lost, 2 nobody "
+        "could be asked;\nCtrl-C ends it with 130\n\n"
+        "examples:\n"
+        "  smtpproxy tail --client 192.0.2.0/24\n"
+        "  smtpproxy tail --recipient '*@example.com' --redact\n"
+        "  smtpproxy tail --upstream mx1.example.net --json",
+    )
+    tail.add_argument(
+        "--client",
+        metavar="NET",
+        help="those of these clients: 192.0.2.7, 2001:db8::/32, unix; several with commas",
+    )
+    tail.add_argument(
+        "--recipient",
+        metavar="PATTERN",
+        help="those that name such a recipient: alice@example.com, or with * and ?",
+    )
+    tail.add_argument(
+        "--upstream",
+        metavar="NAME",
+        help="those that speak to this server, or upstream, as in `smtpproxy upstream`",
+    )
+    tail.add_argument(
+        "--redact", action="store_true", help="leave out the local parts of mail addresses"
+    )
+    tail.add_argument("--json", action="store_true", help="print a JSON object for each line")
+    _add_config(tail)
+
+
+def _metrics(commands: Any) -> None:
+    metrics = _described(
+        commands.add_parser,
+        "metrics",
+        help="what the running program has counted, as Prometheus reads it",
+        description="Asks the running program for all that it counts and measures, and prints it "
+        "as the text that\nPrometheus reads, for node_exporter's textfile collector, say. It needs "
+        "the setting control.",
+        epilog="exit status: 0 printed, 1 printed, but a worker did not answer, 2 nobody could be "
+        "asked\n\n"
+        "examples:\n"
+        "  smtpproxy metrics\n"
+        "  smtpproxy metrics | grep ^smtpproxy_transactions_total",
+    )
+    _add_config(metrics)
 
 
 def _demo(commands: Any) -> None:

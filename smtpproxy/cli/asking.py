@@ -12,20 +12,31 @@ from smtpproxy.config import config_file, load
 from smtpproxy.request import ControlError, request
 
 
+def control_of(options: Namespace, hint: str = "") -> str | None:
+    """The control socket; None where there is none, which then was said, with `hint` behind."""
+    file = config_file(options.config, os.environ)
+    config = load(file, os.environ)
+    if config.control:
+        return config.control
+    complain(
+        f'{file}: control is not set: add control = "/run/smtpproxy/control" at the top, and '
+        f"start smtpproxy anew. {hint}".rstrip()
+    )
+    return None
+
+
 def ask(
     options: Namespace, command: str, seconds: float, hint: str = "", **members: Any
 ) -> dict[str, Any] | None:
     """The answer; None where nobody could be asked, which then was said, with `hint` behind."""
-    file = config_file(options.config, os.environ)
-    config = load(file, os.environ)
-    if not config.control:
-        complain(
-            f'{file}: control is not set: add control = "/run/smtpproxy/control" at the top, and '
-            f"start smtpproxy anew. {hint}".rstrip()
-        )
+    control = control_of(options, hint)
+    if control is None:
         return None
     try:
-        return request(Path(config.control), command, seconds, **members)
+        answer = request(Path(control), command, seconds, **members)
     except ControlError as error:
         complain(f"{error}. {hint}".rstrip())
         return None
+    for worker in answer.get("silent", ()):
+        complain(f"{worker} does not answer: the others say this")
+    return answer

@@ -21,6 +21,7 @@ from smtpproxy.routing import Found, Identity, Tls, Upstream, parse_servers
 from smtpproxy.smtp import keywords
 from smtpproxy.smtp.extensions import Extensions
 from smtpproxy.smtp.paths import Path
+from smtpproxy.tasks import start
 from smtpproxy.upstream import UpstreamError
 
 FINE, NOT_FINE, ERROR = 0, 1, 2
@@ -97,7 +98,7 @@ async def _chosen(config: Config, recipient: Path | None, loop: Loop) -> Sequenc
 async def probe(visitor: Visitor, upstreams: Sequence[Upstream]) -> int:
     """Print a report on each of `upstreams`, in their order; the exit status."""
     turns = DeferredSemaphore(AT_ONCE)
-    visits = [turns.run(visitor.visit, upstream) for upstream in upstreams]
+    visits = [turns.run(lambda each: start(visitor.visit(each)), each) for each in upstreams]
     status = FINE
     for visit in visits:
         report = await visit

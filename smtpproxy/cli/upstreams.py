@@ -31,7 +31,7 @@ _UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"))
 
 
 def run(options: Namespace) -> int:
-    """0 where every upstream was heard, 1 where one was not, 2 where nobody could be asked."""
+    """0 where every upstream was heard and none is down, else 1; 2 where nobody could be asked."""
     answer = ask(options, "upstreams", PATIENCE)
     if answer is None:
         return ERROR
@@ -44,14 +44,20 @@ def run(options: Namespace) -> int:
             print("no upstream is known")
         for listener in answer["listeners"]:
             print("\n".join(map(printable, _listener(listener))))
-    heard = all(each["heard"] and not each["failed"] for each in answer["upstreams"])
-    return ALL_HEARD if heard else NOT_ALL_HEARD
+    return ALL_HEARD if all(map(_is_well, answer["upstreams"])) else NOT_ALL_HEARD
+
+
+def _is_well(said: Said) -> bool:
+    """All its addresses were heard, and none is down."""
+    down = any(each["down"] for each in said["troubles"])
+    return bool(said["heard"]) and not said["failed"] and not down
 
 
 def _upstream(said: Said) -> Iterator[str]:
     upstream, identity = ",".join(said["servers"]), said["identity"]
     ways = tls_words(said["tls"], said["servers"])
     yield f"{harmless(upstream)} ({ways}; identity: {IDENTITY.get(identity, identity)})"
+    yield from _condition(upstream, said)
     for _, group in groupby(said["heard"], key=lambda each: (each["server"], each["address"])):
         yield from _address(upstream, list(group))
     if said["too_small"] is not None:
@@ -63,6 +69,21 @@ def _upstream(said: Said) -> Iterator[str]:
         yield f"  being asked for {_time(asking)}"
     elif not (said["heard"] or said["failed"]):
         yield "  not heard of yet"
+
+
+def _condition(upstream: str, said: Said) -> Iterator[str]:
+    """Its connections, what an administrator said of it, and the addresses that fail."""
+    if said["connections"]:
+        kept = f", {said['kept']} of them kept" if said["kept"] else ""
+        waiting = f", {counted(said['waiting'], 'client')} waiting" if said["waiting"] else ""
+        yield f"  {counted(said['connections'], 'connection')}{kept}{waiting}"
+    for name, standing in said["standings"].items():
+        yield f"  {standing.upper()}: {harmless(name)}"
+    for each in said["troubles"]:
+        what = "DOWN" if each["down"] else "failing"
+        since = f"for {_time(each['seconds'])}, failed {counted(each['failures'], 'time')}"
+        reason = f"{since}: {each['reason']}; asked again in {_time(each['asked_in'])}"
+        yield f"  {_place(upstream, each)} {what} {harmless(reason)}"
 
 
 def _address(upstream: str, heard: list[Said]) -> Iterator[str]:

@@ -47,6 +47,7 @@ def with_reactor(work: Callable[[Loop], Coroutine[Any, Any, T]]) -> T:
     from twisted.internet.task import react
 
     from smtpproxy.deadlines import Deadlines
+    from smtpproxy.tasks import start
 
     given: list[T] = []
     raised: list[BaseException] = []
@@ -63,7 +64,7 @@ def with_reactor(work: Callable[[Loop], Coroutine[Any, Any, T]]) -> T:
             deadlines.stop()
 
     def main(reactor: Any) -> Deferred[None]:
-        task = Deferred.fromCoroutine(kept(reactor))
+        task = start(kept(reactor))
         reactor.addSystemEventTrigger("before", "shutdown", task.cancel)
         return task
 

@@ -20,11 +20,13 @@ from smtpproxy.config.mappings import (
 from smtpproxy.config.model import (
     Config,
     Dns,
+    Http,
     Limits,
     Listener,
     Log,
     Setting,
     Timeouts,
+    Upstreams,
     settings,
 )
 from smtpproxy.config.values import Address, parse_address
@@ -38,6 +40,7 @@ __all__ = [
     "Dns",
     "Fault",
     "Faults",
+    "Http",
     "HttpMapping",
     "Limits",
     "Listener",
@@ -49,6 +52,7 @@ __all__ = [
     "SqliteMapping",
     "StaticMapping",
     "Timeouts",
+    "Upstreams",
     "config_file",
     "load",
     "parse_address",

@@ -17,6 +17,7 @@ from smtpproxy.config.mappings import Mapping
 from smtpproxy.config.places import Places
 from smtpproxy.config.table import Table, needed, setting
 from smtpproxy.config.types import (
+    CommandSize,
     Count,
     CountOrZero,
     Delimiters,
@@ -27,20 +28,28 @@ from smtpproxy.config.types import (
     ExtensionWishes,
     FileName,
     Flag,
+    Ipv4Prefix,
+    Ipv6Prefix,
     Listen,
+    ListenOrNone,
     Size,
     SocketName,
     Some,
+    StoreUrl,
+    Token,
+    Trusted,
+    Workers,
 )
 from smtpproxy.smtp.keywords import Wishes
+from smtpproxy.store import parse_place
 
 
 class Listener(Table):
     """An address that clients connect to."""
 
     listen: Listen = needed(
-        'Where to listen: "127.0.0.1:25", "[::1]:25", ":25" (all addresses, IPv4 and IPv6) '
-        'or "unix:/path".',
+        'Where to listen: "127.0.0.1:25", "[::1]:25", ":25" (all addresses, IPv4 and IPv6), '
+        '"unix:/path", or "systemd:name" for a socket that systemd passes.',
         'listen = ":25"',
     )
     protocol: Literal["smtp", "lmtp"] = setting(
@@ -55,6 +64,22 @@ class Listener(Table):
     extensions: ExtensionWishes = setting(
         'What EHLO announces whatever upstreams offer, as "+SMTPUTF8", and what it never does, as '
         '"-CHUNKING"; the rest is learnt from the upstreams.',
+        (),
+    )
+    proxy_from: Trusted = setting(
+        'The load balancers, as "192.0.2.0/24", "2001:db8::1" or "unix" (all who use the Unix '
+        "socket): each connection of theirs must begin with a PROXY header, v1 or v2, which says "
+        "who the client is.",
+        (),
+    )
+    xclient_from: Trusted = setting(
+        "From where XCLIENT is taken, written as in proxy_from: who is let say by it that the "
+        "client is somebody else.",
+        (),
+    )
+    xforward_from: Trusted = setting(
+        "From where XFORWARD is taken, written as in proxy_from: what it says goes into the log "
+        "alone.",
         (),
     )
 
@@ -96,6 +121,11 @@ class Upstreams(Table):
         'has gone there; "0s" = not.',
         "10m",
     )
+    check_every: Duration = setting(
+        "The longest between two checks of an address of an upstream that failed; the first comes "
+        "after 5 seconds, each further one after twice as long.",
+        "1m",
+    )
     chunking: Literal["as_received", "preferred"] = setting(
         'When a message is sent by BDAT to an upstream that takes it: "as_received" (where it came '
         'by BDAT) or "preferred" (always).',
@@ -113,6 +143,16 @@ class Upstreams(Table):
         "How many connections are made ahead for each upstream that is in use, so that clients "
         "need not wait for them.",
         0,
+    )
+    max_connections: CountOrZero = setting(
+        "The most connections to one upstream, in use and kept; who needs one more waits for it; "
+        "0 = any number.",
+        0,
+    )
+    guard_time: DurationOrZero = setting(
+        "How long an upstream that took most mail and suddenly refuses nearly all of it has its "
+        '5xx told as 451, so that nothing bounces; "0s" = not at all.',
+        "30m",
     )
 
     @field_validator("ready_connections")
@@ -132,6 +172,12 @@ class Timeouts(Table):
     client_command: Duration = setting("How long a client may take for its next command.", "5m")
     client_data: Duration = setting(
         "How long a client may pause between two blocks of content.", "3m"
+    )
+    proxy_header: Duration = setting(
+        "How long a load balancer (proxy_from) may take for its PROXY header.", "5s"
+    )
+    client_session: Duration = setting(
+        "How long a session may take in all; it does not end while an upstream is waited for.", "4h"
     )
     upstream_connect: Duration = setting(
         "How long connecting to one address of an upstream may take, and each TLS handshake.",
@@ -161,14 +207,98 @@ class Limits(Table):
     max_message_bytes: Size = setting(
         "The largest message taken, in octets; announced as SIZE.", "50MiB"
     )
+    max_header_bytes: Size = setting(
+        "The largest header of a message, in octets: all up to the first empty line.", "1MiB"
+    )
+    max_command_bytes: CommandSize = setting(
+        "The longest command line, in octets, at least 512; more by what the parameters of the "
+        "extensions announced may take.",
+        2048,
+    )
     max_recipients: Count = setting("The most recipients of one transaction.", 1000)
     max_errors: Count = setting(
         "The most bad commands and unknown recipients of one session; then 421.", 20
     )
+    max_junk: Count = setting(
+        "The most commands between two messages that do nothing, such as NOOP, RSET and EHLO; each "
+        "further one is an error.",
+        100,
+    )
+    max_commands: Count = setting("The most commands of one session; then 421.", 100_000)
+    max_session_messages: Count = setting(
+        "The most messages of one session; the next MAIL gets 421.", 1000
+    )
+    max_session_recipients: Count = setting(
+        "How many recipients of one session are enough; the next MAIL gets 421.", 50_000
+    )
+    min_data_rate: CountOrZero = setting(
+        "The least octets a second at which content must come; it may come slower for "
+        "timeouts.client_data in all; 0 = any rate.",
+        500,
+    )
     max_connections: Count = setting("The most client connections at once.", 10000)
+    max_waiting: CountOrZero = setting(
+        "The most sessions at once that wait for an upstream; further ones get 451 for their first "
+        "recipient; 0 = any number.",
+        5000,
+    )
     max_connections_per_address: Count = setting(
         "The most connections at once from one client address.", 100
     )
+    max_connections_per_minute: CountOrZero = setting(
+        "The most new connections within a minute from one client address; 0 = any number.", 3000
+    )
+    max_messages_per_minute: CountOrZero = setting(
+        "The most messages begun within a minute from one client address; 0 = any number.", 0
+    )
+    max_recipients_per_minute: CountOrZero = setting(
+        "How many recipients within a minute from one client address are enough; the next MAIL "
+        "gets 421; 0 = any number.",
+        0,
+    )
+    ipv4_prefix: Ipv4Prefix = setting(
+        "How many bits of IPv4 addresses make one client address: 24 has all of a /24 share its "
+        "limits.",
+        32,
+    )
+    ipv6_prefix: Ipv6Prefix = setting("How many bits of IPv6 addresses make one.", 64)
+    exempt: Trusted = setting(
+        "The clients that have no limits per address and per minute, written as in proxy_from.",
+        ("127.0.0.0/8", "::1"),
+    )
+    shared: StoreUrl = setting(
+        "A Redis or Valkey server through which several processes, on one machine or many, keep "
+        'the limits per address together: "redis://HOST:6379/0", "rediss://HOST:6379/0" for TLS, '
+        'or "unix:/path?db=0"; "" = each keeps its own.',
+        "",
+        secret=True,
+    )
+    shared_password_file: FileName = setting(
+        'In place of a password in shared: a file that holds it and nothing else; "" = none.', ""
+    )
+    shared_tls_ca: FileName = setting(
+        "File with the authorities that the certificate of that server is verified against, in "
+        'PEM; "" = those of the system.',
+        "",
+    )
+
+    @field_validator("shared_password_file")
+    @classmethod
+    def _one_password(cls, file: str, info: ValidationInfo) -> str:
+        place = info.data.get("shared")
+        if file and place == "":
+            raise ValueError("stands alone: set shared too, or leave it out")
+        if file and place and parse_place(place).password:
+            raise ValueError("stands beside a password in shared: leave one of the two out")
+        return file
+
+    @field_validator("shared_tls_ca")
+    @classmethod
+    def _of_tls(cls, file: str, info: ValidationInfo) -> str:
+        place = info.data.get("shared")
+        if file and place is not None and not (place and parse_place(place).tls):
+            raise ValueError('counts for TLS alone: write shared = "rediss://…", or leave it out')
+        return file
 
 
 class Dns(Table):
@@ -196,6 +326,34 @@ class Log(Table):
     file: FileName = setting('The file to write to; "" = standard output.', "")
 
 
+class Http(Table):
+    """The status page, metrics and health checks."""
+
+    listen: ListenOrNone = setting(
+        'Where they are served: "127.0.0.1:9025", "[::1]:9025", "unix:/path"; "" = nowhere.', ""
+    )
+    token: Token = setting(
+        'What has to be said to reload, drain and enable by HTTP; "" = nobody may.',
+        "",
+        secret=True,
+    )
+    token_file: FileName = setting(
+        'In place of token: a file that holds it and nothing else; "" = none.', ""
+    )
+    hosts: tuple[Domain, ...] = setting(
+        "Further names under which browsers and others may ask for it; addresses, localhost and "
+        "the domain need not be listed.",
+        (),
+    )
+
+    @field_validator("token_file")
+    @classmethod
+    def _one_of_both(cls, file: str, info: ValidationInfo) -> str:
+        if file and info.data.get("token"):
+            raise ValueError("stands beside token: set one of them")
+        return file
+
+
 class Config(Table):
     """The whole configuration."""
 
@@ -217,9 +375,18 @@ class Config(Table):
         "normalize",
     )
     control: SocketName = setting(
-        "The Unix socket through which smtpproxy reload and smtpproxy lookup talk to the running "
-        'program; "" = none.',
+        "The Unix socket through which the command smtpproxy talks to the running program; "
+        '"" = none.',
         "",
+    )
+    workers: Workers = setting(
+        'How many processes share the work: a number, or "auto" for one for each processor. A '
+        "change needs a restart.",
+        1,
+    )
+    session_in_replies: Flag = setting(
+        "Whether the greeting and our own refusals name the session, by the id that the log has.",
+        False,
     )
     listeners: Annotated[tuple[Listener, ...], Some] = needed(
         "The addresses that clients connect to; at least one.", '[[listeners]] and listen = ":25"'
@@ -234,6 +401,7 @@ class Config(Table):
     limits: Limits = Field(default_factory=Limits)
     dns: Dns = Field(default_factory=Dns)
     log: Log = Field(default_factory=Log)
+    http: Http = Field(default_factory=Http)
 
     _places: Places = PrivateAttr(default_factory=Places)
 

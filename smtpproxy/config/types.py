@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo
 from smtpproxy.config.values import (
     Address,
     check_file_name,
+    check_token,
     no_unit,
     parse_address,
     parse_dns_server,
@@ -26,10 +27,14 @@ from smtpproxy.config.values import (
     parse_socket_path,
     quoted,
 )
+from smtpproxy.networks import Networks
 from smtpproxy.routing import parse_servers
 from smtpproxy.routing.http_url import check_headers, parse_url
 from smtpproxy.routing.sql import MYSQL, SQLITE, Dialect, keyed_query, keyless_query
 from smtpproxy.smtp.keywords import Wishes
+from smtpproxy.store import parse_place
+
+MOST_WORKERS = 63  # processes whose session ids differ
 
 
 @dataclass(slots=True)
@@ -92,6 +97,16 @@ def _address(value: object, info: ValidationInfo) -> Address:
     return address
 
 
+def _address_or_none(value: object, info: ValidationInfo) -> Address | None:
+    return None if value is None or value == "" else _address(value, info)
+
+
+def _token(value: str) -> str:
+    if value:
+        check_token(value)
+    return value
+
+
 def _file_name(value: str, info: ValidationInfo) -> str:
     check_file_name(value)
     if value and isinstance(info.context, Reading):
@@ -138,6 +153,12 @@ def _url(value: str) -> str:
     return value
 
 
+def _store(value: str) -> str:
+    if value:
+        parse_place(value)
+    return value
+
+
 def _headers(value: dict[str, str]) -> dict[str, str]:
     check_headers(value)
     return value
@@ -158,6 +179,18 @@ def _wishes(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _trusted(value: tuple[str, ...]) -> tuple[str, ...]:
+    Networks(value)
+    return value
+
+
+def _workers(value: object) -> int | str:
+    number = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_WORKERS
+    if not (number or value == "auto"):
+        raise ValueError(f'must be "auto" or a number from 1 to {MOST_WORKERS}')
+    return value  # type: ignore[return-value]
+
+
 def _delimiters(value: str) -> str:
     wrong = [c for c in value if not c.isascii() or c.isalnum() or c not in "!#$%&'*+-/=?^_`{|}~."]
     if wrong:
@@ -170,11 +203,17 @@ DurationOrZero = Annotated[float, PlainValidator(_duration_or_zero)]  # seconds
 Size = Annotated[int, PlainValidator(_size)]  # octets
 Count = Annotated[int, Field(strict=True, gt=0)]
 CountOrZero = Annotated[int, Field(strict=True, ge=0)]
+Workers = Annotated[int | str, PlainValidator(_workers)]  # "auto" or a number
+CommandSize = Annotated[int, Field(strict=True, ge=512)]  # RFC 5321 section 4.5.3.1.4
+Ipv4Prefix = Annotated[int, Field(strict=True, ge=1, le=32)]
+Ipv6Prefix = Annotated[int, Field(strict=True, ge=1, le=128)]
 Flag = Annotated[bool, Field(strict=True)]
 FileName = Annotated[str, AfterValidator(_file_name)]  # absolute after a reading; "" = none
 PresentFile = Annotated[str, AfterValidator(_present), AfterValidator(_file_name)]
 SocketName = Annotated[str, AfterValidator(_socket_name)]  # the same; "" = none
 Listen = Annotated[Address, PlainValidator(_address)]
+ListenOrNone = Annotated[Address | None, PlainValidator(_address_or_none)]  # "" = None
+Token = Annotated[str, AfterValidator(_token)]  # "" = none
 Domain = Annotated[str, AfterValidator(_domain)]  # "" = the host's
 Delimiters = Annotated[str, AfterValidator(_delimiters)]
 Present = Annotated[str, AfterValidator(_present)]
@@ -188,5 +227,7 @@ SqliteUpstreamsQuery = Annotated[str, _keyless(SQLITE)]  # "" = none
 HttpUrl = Annotated[Present, AfterValidator(_url)]
 HttpHeaders = Annotated[dict[str, str], AfterValidator(_headers)]
 ExtensionWishes = Annotated[tuple[str, ...], AfterValidator(_wishes)]  # as `Wishes` takes them
+Trusted = Annotated[tuple[str, ...], AfterValidator(_trusted)]  # as `Networks` takes them
+StoreUrl = Annotated[str, AfterValidator(_store)]  # as `parse_place` takes it; "" = none
 DnsServer = Annotated[str, AfterValidator(parse_dns_server)]
 Some = AfterValidator(_some)

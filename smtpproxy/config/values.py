@@ -87,20 +87,21 @@ def parse_size(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a listener listens: `host` and `port`, or the `path` of a Unix socket.
+    """Where a listener listens: `host` and `port`, the `path` of a Unix socket, or by `name`.
 
-    `host` is an IP address without brackets, or "" for all addresses, IPv4 and IPv6.
-    Port 0 is a free port that the system chooses.
+    `host` is an IP address without brackets, or "" for all addresses, IPv4 and IPv6.  Port 0 is
+    a free port that the system chooses.  The name is that of a socket that systemd has.
     """
 
     host: str = ""
     port: int = 0
     path: str = ""
+    name: str = ""
 
     def overlaps(self, other: Address) -> bool:
         """Both cannot be listened to at once."""
-        if self.path or other.path:
-            return self.path == other.path
+        if self.path or other.path or self.name or other.name:
+            return (self.path, self.name) == (other.path, other.name)
         if self.port == 0 or self.port != other.port:
             return False
         return self._covers(other) or other._covers(self)
@@ -113,13 +114,15 @@ class Address:
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"
+        if self.name:
+            return f"systemd:{self.name}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def parse_address(text: str) -> Address:
-    """The address in "192.0.2.1:25", "[2001:db8::1]:25", ":25" or "unix:/path"."""
+    """The address in "192.0.2.1:25", "[2001:db8::1]:25", ":25", "unix:/path" or "systemd:name"."""
     if text.startswith("systemd:"):
-        raise ValueError('sockets from systemd are not supported yet: write ":25" or "unix:/path"')
+        return Address(name=_socket_name(text.removeprefix("systemd:")))
     if text.startswith("unix:"):
         return Address(path=parse_socket_path(text.removeprefix("unix:")))
     host, colon, port = text.rpartition(":")
@@ -154,11 +157,31 @@ def parse_socket_path(path: str) -> str:
     return path
 
 
+def _socket_name(name: str) -> str:
+    """A FileDescriptorName of systemd.socket(5)."""
+    if not name or len(name) > 255 or not name.isascii() or not name.isprintable() or ":" in name:
+        raise ValueError(
+            f"{quoted(name)} is no name of a socket: write FileDescriptorName of the socket's "
+            'unit, or the name of the unit itself, as in "systemd:smtpproxy.socket"'
+        )
+    return name
+
+
 def check_file_name(name: str) -> str:
     """`name`, which may be empty, without control characters."""
     if not name.isprintable():
         raise ValueError("a file name must not hold control characters")
     return name
+
+
+def check_token(token: str) -> str:
+    """`token` itself, which nobody can guess or has to encode; it is never shown."""
+    if not re.fullmatch(r"[!-~]{16,256}", token):
+        raise ValueError(
+            "must be 16 to 256 letters, digits and signs without a blank: openssl rand -hex 16 "
+            "gives one"
+        )
+    return token
 
 
 def parse_dns_server(text: str) -> str:

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from smtpproxy.dns.memory import FRESH, LongMemory
+from smtpproxy.dns.memory import FRESH, LongMemory, Memory
 from smtpproxy.dns.names import NotFound, TryLater, is_address
 from smtpproxy.threads import Busy, Stopped, Threads
 
@@ -41,6 +41,11 @@ class Addresses:
         if is_address(host):
             return (host,)
         return await self._memory.get(host, lambda: self._ask(host))
+
+    @property
+    def memory(self) -> Memory[Any]:
+        """What is remembered."""
+        return self._memory.memory
 
     def stop(self) -> None:
         """Give up the look-ups under way; their threads do not hold up the end of the process."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.names import dns
 
-from smtpproxy.dns.memory import LONGEST, NONE, LongMemory
+from smtpproxy.dns.memory import LONGEST, NONE, LongMemory, Memory
 from smtpproxy.dns.names import NotFound, clean
 from smtpproxy.dns.resolver import RESOLV_CONF, Resolver
 
@@ -49,6 +49,11 @@ class MailHosts:
             raise NotFound(f"{domain}: not a domain name")
         hosts = await self._memory.get(name, lambda: self._ask(name))
         return tuple(host for _, host in self._best(hosts))
+
+    @property
+    def memory(self) -> Memory[Any]:
+        """What is remembered."""
+        return self._memory.memory
 
     def stop(self) -> None:
         """Give up the look-ups under way."""

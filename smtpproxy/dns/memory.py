@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from smtpproxy.dns.names import NotFound, TryLater
+from smtpproxy.tasks import start
 
 T = TypeVar("T")
 
@@ -28,14 +29,22 @@ _SIZE = 10_000  # answers remembered
 
 
 class Memory(Generic[T]):
-    """Answers by question, at most `size` of them: the longest known goes first."""
+    """Answers by question, at most `size` of them: the longest known goes first.
+
+    `hits` counts questions that were answered from here, `misses` the others.
+    """
 
     def __init__(self, clock: IReactorTime, size: int = _SIZE) -> None:
+        self.hits = self.misses = 0
         self._clock = clock
         self._size = size
         self._answers: dict[str, tuple[T, float]] = {}  # with the time until it holds
         self._waiters: dict[str, list[Deferred[T]]] = {}  # for each question under way
         self._work: dict[str, Deferred[tuple[T, float]]] = {}
+
+    def __len__(self) -> int:
+        """How many answers are remembered."""
+        return len(self._answers)
 
     async def get(self, key: str, ask: Ask[T]) -> T:
         """The answer remembered, else the one that `ask` finds, with its seconds to live.
@@ -44,13 +53,15 @@ class Memory(Generic[T]):
         """
         known = self.recall(key)
         if known is not None:
+            self.hits += 1
             return known
+        self.misses += 1
         waiter: Deferred[T] = Deferred()
         if key in self._waiters:
             self._waiters[key].append(waiter)
             return await waiter
         self._waiters[key] = [waiter]
-        work = Deferred.fromCoroutine(ask())
+        work = start(ask())
         self._work[key] = work
         work.addCallbacks(self._answered, self._failed, callbackArgs=(key,), errbackArgs=(key,))
         return await waiter
@@ -99,7 +110,7 @@ class LongMemory(Generic[T]):
     def __init__(self, reactor: Any, timeout: float) -> None:
         self._reactor = reactor
         self._timeout = timeout
-        self._memory: Memory[T | NotFound | TryLater] = Memory(reactor)
+        self.memory: Memory[T | NotFound | TryLater] = Memory(reactor)
         self._known: Memory[T] = Memory(reactor)
 
     async def get(self, name: str, ask: Ask[T]) -> T:
@@ -108,17 +119,17 @@ class LongMemory(Generic[T]):
         Raises NotFound as `ask` does, or TryLater when that fails or takes longer than
         `timeout` and no answer of the last day is known.  Their text begins with `name`.
         """
-        answer = await self._memory.get(name, lambda: self._ask(name, ask))
+        answer = await self.memory.get(name, lambda: self._ask(name, ask))
         if isinstance(answer, (NotFound, TryLater)):
             raise type(answer)(*answer.args)  # a new one: each raise adds to its traceback
         return answer
 
     def stop(self) -> None:
         """Cancel the look-ups under way."""
-        self._memory.stop()
+        self.memory.stop()
 
     async def _ask(self, name: str, ask: Ask[T]) -> tuple[T | NotFound | TryLater, float]:
-        work = Deferred.fromCoroutine(ask())
+        work = start(ask())
         work.addTimeout(self._timeout, self._reactor)
         try:
             answer, seconds = await work

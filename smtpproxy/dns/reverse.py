@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.logger import Logger
 from twisted.names import dns
@@ -16,6 +16,7 @@ from smtpproxy.dns.memory import FAILED, LONGEST, NONE, Memory
 from smtpproxy.dns.names import NotFound, TryLater, clean, is_address
 from smtpproxy.dns.resolver import RESOLV_CONF, Resolver
 from smtpproxy.mail import TEMPUNAVAIL, UNAVAILABLE
+from smtpproxy.tasks import start
 
 log = Logger()
 
@@ -26,6 +27,8 @@ Address = IPv4Address | IPv6Address
 
 class NoReverseNames:
     """Where clients are not to be looked up."""
+
+    memory: Memory[str] | None = None  # nothing is asked
 
     async def name(self, address: str) -> str:
         return UNAVAILABLE
@@ -55,6 +58,11 @@ class ReverseNames:
         self._resolver = Resolver(reactor, servers, resolv_conf)
         self._memory: Memory[str] = Memory(reactor)
 
+    @property
+    def memory(self) -> Memory[str]:
+        """What is remembered."""
+        return self._memory
+
     async def name(self, address: str) -> str:
         """The name of `address` in lower case, without a trailing dot; or UNAVAILABLE, or
         TEMPUNAVAIL when DNS fails for now or takes longer than `timeout`.
@@ -77,7 +85,7 @@ class ReverseNames:
         """The name, or the word for none, and the seconds to remember it."""
         if ip.is_loopback:  # never asked of another host
             return _name_in(self._hosts, ip), NONE
-        work = Deferred.fromCoroutine(self._confirmed(ip))
+        work = start(self._confirmed(ip))
         work.addTimeout(self._timeout, self._reactor)
         try:
             return await work

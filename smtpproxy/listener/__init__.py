@@ -7,7 +7,9 @@ from smtpproxy.listener.naming import ReverseName
 from smtpproxy.listener.offer import Offer
 from smtpproxy.listener.profile import Profile
 from smtpproxy.listener.session import Session
-from smtpproxy.listener.sessions import ConnectionLimits, Sessions
+from smtpproxy.listener.sessions import Sessions
+from smtpproxy.listener.tally import SessionLimits
+from smtpproxy.listener.visitors import ConnectionLimits
 
 __all__ = [
     "ConnectionLimits",
@@ -15,6 +17,7 @@ __all__ = [
     "Profile",
     "ReverseName",
     "Session",
+    "SessionLimits",
     "Sessions",
     "session_names",
 ]

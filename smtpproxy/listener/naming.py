@@ -9,6 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from smtpproxy.mail import TEMPUNAVAIL, UNAVAILABLE
+from smtpproxy.tasks import start
 
 ReverseName = Callable[[str], Coroutine[Any, Any, str]]
 
@@ -22,7 +23,7 @@ class Naming:
         """`found` is told the confirmed name, or one of the two words that stand for none."""
         self._found = found
         self._waiting: list[Deferred[None]] = []
-        self._finding = Deferred.fromCoroutine(self._find(address, reverse_name))
+        self._finding = start(self._find(address, reverse_name))
         self._finding.addErrback(_cancelled)
 
     async def done(self) -> None:

@@ -31,14 +31,16 @@ class Offer:
         starttls: bool,
         lmtp: bool = False,
         wishes: Wishes | None = None,
+        before: Offer | None = None,
     ) -> None:
+        """`before` is what a listener offered that this one takes the place of."""
         self._max_message_bytes = max_message_bytes
         self._max_recipients = min(max_recipients, MOST_RECIPIENTS)
         self._starttls = starttls
         self._lmtp = lmtp
         self._wishes = wishes or Wishes()
-        self._agreement = Agreement()
-        self._can: dict[str, Words] = {}  # now or after STARTTLS
+        self._agreement: Agreement = before._agreement if before else Agreement()
+        self._can: dict[str, Words] = before._can if before else {}  # now or after STARTTLS
         self._announced = {False: Extensions(), True: Extensions()}
         self._announce()
 

@@ -6,6 +6,7 @@ transaction, and writes every reply in one place, in the order of the commands.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count, takewhile
@@ -17,23 +18,57 @@ from smtpproxy.deadlines import TimedOut
 from smtpproxy.events import (
     Connected,
     Disconnected,
+    Introduced,
     Observer,
     Refused,
     ShadowAnswered,
     Side,
     Tls,
     TlsStarted,
-    TransactionEnded,
     UpstreamFailed,
 )
-from smtpproxy.listener.naming import Naming, ReverseName
+from smtpproxy.listener.acquaintance import Acquaintance
+from smtpproxy.listener.endings import About, endings
+from smtpproxy.listener.heard import heard
+from smtpproxy.listener.patience import Patience
 from smtpproxy.listener.profile import Profile
-from smtpproxy.listener.tally import Tally
+from smtpproxy.listener.replies import (
+    ABANDONED,
+    CHUNK_OK,
+    CROWDED,
+    INTERNAL_ERROR,
+    NEEDS_BDAT,
+    NO_TLS,
+    NOT_ASCII,
+    OK,
+    OURS,
+    PRDR,
+    PRDR_OK,
+    SENDER_OK,
+    TIMEOUT,
+    TLS_ACTIVE,
+    TLS_READY,
+    TLS_TOO_LATE,
+)
+from smtpproxy.listener.tally import EXCESS, Tally
+from smtpproxy.listener.trusted import announced, trust
+from smtpproxy.listener.view import View
+from smtpproxy.listener.visitors import Visitor
 from smtpproxy.mail import Client, Peer
 from smtpproxy.relay import TOO_BIG, Outlet, Transaction, Verdict, received_line
 from smtpproxy.routing import Server, Upstream
-from smtpproxy.smtp.commands import Bdat, Command, Hello, Mail, Plain, Rcpt, Verb
+from smtpproxy.smtp.commands import (
+    Bdat,
+    Command,
+    Hello,
+    Introduction,
+    Mail,
+    Plain,
+    Rcpt,
+    Verb,
+)
 from smtpproxy.smtp.extensions import Extensions
+from smtpproxy.smtp.keywords import octets_added
 from smtpproxy.smtp.parameters import check_mail, check_rcpt
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.smtp.server import (
@@ -45,46 +80,21 @@ from smtpproxy.smtp.server import (
     ServerConnection,
 )
 from smtpproxy.smtp.states import State
+from smtpproxy.smtp.xclient import NOTHING, Attributes
 from smtpproxy.stream import CLOSE_TIME, Stream
 from smtpproxy.stream import Disconnected as Gone
-from smtpproxy.upstream import Caller, Connection, Pool
-
-OK = Reply.of(250, "2.0.0", "Ok")
-SENDER_OK = Reply.of(250, "2.1.0", "Ok")
-CANNOT_VERIFY = Reply.of(252, "2.0.0", "Cannot verify; send some mail and see")
-NOT_EXPANDED = Reply.of(502, "5.5.1", "Lists are not expanded here")
-HELP = Reply.of(214, "2.0.0", "This server speaks SMTP (RFC 5321)")
-TLS_READY = Reply.of(220, "2.0.0", "Ready to start TLS")
-TLS_ACTIVE = Reply.of(503, "5.5.1", "TLS is active already")
-ABANDONED = Reply.of(451, "4.4.0", "The client ended the transaction")
-TOO_MANY_ERRORS = Reply.of(421, "4.7.0", "Too many errors")
-TIMEOUT = Reply.of(421, "4.4.2", "Timeout, closing the connection")
-INTERNAL_ERROR = Reply.of(421, "4.3.0", "Internal error, closing the connection")
-NO_TLS = Reply.of(502, "5.5.1", "STARTTLS is not offered")
-NOT_ASCII = Reply.of(553, "5.6.7", "The address is not ASCII; MAIL did not say SMTPUTF8")
-NEEDS_BDAT = Reply.of(503, "5.5.1", "Binary content is sent with BDAT")
-CHUNK_OK = Reply.of(250, "2.0.0", "Ok, go on")
-PRDR = Reply.of(353, "", "A reply for each recipient follows")
-PRDR_OK = Reply.of(250, "2.0.0", "Ok, as said of each recipient")
+from smtpproxy.tap import UNHEARD, Said, Tap, lines_of
+from smtpproxy.upstream import Caller
 
 TURN = 50  # commands after which the other sessions have their turn
-
-# What is answered to commands that no upstream answers.
-_OURS = {
-    Verb.RSET: OK,
-    Verb.NOOP: OK,
-    Verb.VRFY: CANNOT_VERIFY,
-    Verb.EXPN: NOT_EXPANDED,
-    Verb.HELP: HELP,
-}
 
 
 class Stopping(Exception):
     """The program stops: sessions between transactions end at once."""
 
 
-class TooManyErrors(Exception):
-    """Bad commands, unknown recipients, or far too much of what does nothing."""
+class TooMany(Exception):
+    """Bad commands and unknown recipients, or commands of any kind; the text says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +103,11 @@ class _End:
 
     reason: str = ""
     reply: Reply | None = None
+
+
+async def _admit(session: Session, address: str) -> Reply | None:
+    """Any client, as many as there are."""
+    return None
 
 
 class Session:
@@ -104,26 +119,38 @@ class Session:
         peer: Peer,
         stream: Stream,
         profile: Profile,
-        pool: Pool,
-        reverse_name: ReverseName,
         observe: Observer,
+        visitor: Visitor,
+        tap: Tap = UNHEARD,
     ) -> None:
-        """`name` is the session's id; `reverse_name` gives the confirmed name of an address."""
+        """`name` is the session's id; `tap` is told what is said."""
         self.name = name
-        self.client = Client(peer)
+        self._who = Acquaintance(peer, profile.reverse_name)
+        self.visitor = visitor
         self.tls: Tls | None = None
+        self.tap = tap
         self.core = ServerConnection(profile.lmtp)
+        self.core.trust = trust(profile, peer.address)
+        self.admit: Callable[[Session, str], Awaitable[Reply | None]] = _admit  # of that address
+        self._forwarded: Attributes = NOTHING  # what XFORWARD said of the next transaction
         self._announced = Extensions()  # to the client, as long as its EHLO counts
         self._stream = stream
         self._profile = profile
         self._deadlines = profile.relaying.deadlines
         self._observe = observe
-        self._outlet = Outlet(pool, Caller(peer, self._identify), profile.relaying.times.reply)
+        self._outlet = Outlet(profile.pool, self._caller(peer), profile.relaying.times.reply)
         self._transaction: Transaction | None = None
         self._transactions = 0
-        self._tally = Tally()
+        self._tally = Tally(profile.limits)
+        self._patience = Patience(profile, self._deadlines.seconds)
         self._stopping = False
-        self._naming = Naming(peer.address, reverse_name, self._named)
+        self.since = self._deadlines.seconds()
+        self._tls_too_late = False  # XCLIENT came in clear
+
+    @property
+    def client(self) -> Client:
+        """Who it is, as far as that is known by now."""
+        return self._who.client
 
     # What the shell calls.
 
@@ -133,12 +160,34 @@ class Session:
         with suppress(TimedOut, CancelledError):
             await self._stream.gone(2 * CLOSE_TIME)
 
+    def never_begins(self) -> None:
+        """There is no conversation: nobody needs what was begun for it."""
+        self._who.leaves()
+
     def may_be_dropped(self) -> bool:
         """May whatever `run` waits for be given up, now that the client is gone?
 
         Not the answer to a final dot: the upstream may have taken the message.
         """
         return self._transaction is None or not self._transaction.message.finishing
+
+    def view(self) -> View:
+        """What there is to see of it now."""
+        return View(
+            self.name,
+            self.client,
+            self.tls,
+            self._stage(),
+            self._deadlines.seconds() - self.since,
+            self._transactions,
+            self._outlet.servers,
+        )
+
+    def _stage(self) -> str:
+        if self._transaction is not None and self._transaction.message.finishing:
+            return "the message awaits its answer"
+        verb = self.core.unanswered
+        return f"{verb.value} is being answered" if verb else self.core.state.value
 
     def stop(self) -> None:
         """End the session as soon as no transaction is under way."""
@@ -149,7 +198,6 @@ class Session:
     # The conversation.
 
     async def _run(self) -> None:
-        started = self._deadlines.seconds()
         end = _End()
         try:
             self._observe(Connected(self.name, self.client))
@@ -158,8 +206,8 @@ class Session:
             end = _End(f"lost connection: {error}")
         except TimedOut as error:
             end = _End(f"timeout: {error}", TIMEOUT)
-        except TooManyErrors:
-            end = _End("too many errors", TOO_MANY_ERRORS)
+        except TooMany as error:
+            end = _End(f"too many {error}", EXCESS[str(error)])
         except Stopping:
             end = _End("", self._goodbye())
         except CancelledError:
@@ -169,32 +217,33 @@ class Session:
             end = _End("internal error", INTERNAL_ERROR)
             raise
         finally:
-            self._finish(end, started)
+            self._finish(end)
 
-    def _finish(self, end: _End, started: float) -> None:
+    def _finish(self, end: _End) -> None:
         """Let go of everything, then tell of it."""
         if end.reply is not None:
-            self._say(end.reply)
+            self._say(self._signed(Verdict(end.reply, Side.PROXY)))
         self._outlet.leave()
-        self._naming.cancel()
-        self._stream.close()
+        self._who.leaves()
+        self._stream.close(linger=end.reply is not None)
         by = Side.CLIENT if end.reply is None else Side.PROXY
         self._end_transaction(Verdict(end.reply or ABANDONED, by, end.reason or "the client left"))
         after = self._tally.last if end.reason else ""
-        seconds = self._deadlines.seconds() - started
+        seconds = self._deadlines.seconds() - self.since
         said = self._tally.commands()
         self._observe(Disconnected(self.name, self.client, seconds, said, after, end.reason))
 
     async def _converse(self) -> None:
         profile = self._profile
-        protocol = "LMTP" if profile.lmtp else "ESMTP"
-        self._say(Reply.of(220, "", f"{profile.domain} {protocol} smtpproxy"))
+        self._say(self._greeting())
         for number in count(1):
             if self._ended:
                 return
             if number % TURN == 0:  # the others have waited while this one had much to say
                 await self._deadlines.turn()
             event = await self._next_event()
+            if self.tap.watch is not None and (lines := heard(event)):
+                self.tap.watch(Said(self.name, "C", lines))
             reply = await self._answer(event)
             if reply is None:
                 continue
@@ -205,32 +254,23 @@ class Session:
             self._say(reply)
             if reply is TLS_READY:
                 await self._start_tls()
-            elif self._tally.errors >= profile.max_errors and not self._ended:
-                raise TooManyErrors
+            elif self._tally.excess and self.core.state not in (State.CONTENT, State.ENDED):
+                raise TooMany(self._tally.excess)
             if self._stream.choked:
                 await self._stream.drain(profile.command_time)
 
     async def _next_event(self) -> Event:
-        core, stream = self.core, self._stream
         if self._stopping and self._nothing_accepted:
             raise Stopping
-        if (event := core.next_event()) is not None:
+        if (event := self.core.next_event()) is not None:
             return event
-        inside = core.state is State.CONTENT
-        seconds = self._profile.data_time if inside else self._profile.command_time
-        until = self._deadlines.seconds() + seconds
-        while event is None:
-            try:
-                core.receive(await stream.receive(until - self._deadlines.seconds()))
-            except TimedOut:
-                raise TimedOut(seconds) from None
-            event = core.next_event()
-        return event
+        return await self._patience.next_event(self.core, self._stream)
 
     async def _answer(self, event: Event) -> Reply | None:
         match event:
             case Content():
                 assert self._transaction is not None
+                self._stream.hold()  # what the upstream does not take stays with the client
                 await self._transaction.message.content(event)
                 return None
             case Bdat():
@@ -258,19 +298,25 @@ class Session:
                 return self._starttls()
             case Plain():
                 return await self._carry(event)
+            case Introduction():
+                return await self._introduction(event)
         raise AssertionError(event)
 
     async def _hello(self, hello: Hello) -> Reply:
         self._abandon_transaction("EHLO")
-        if (hello.name, hello.esmtp) == (self.client.helo, self.client.esmtp):
+        if self._who.greets(hello):
             await self._outlet.reset()
         else:  # whom an upstream knows by another name is another client to it
             self._outlet.leave()
-        self.client = replace(self.client, helo=hello.name, esmtp=hello.esmtp)
         secured = self.tls is not None
         self._announced = self._profile.offer(secured) if hello.esmtp else Extensions()
         self.core.chunking = "CHUNKING" in self._announced
-        return Reply.of(250, "", self._profile.domain, *self._announced.lines())
+        longest = self._profile.limits.command_bytes
+        self.core.max_line = longest + octets_added(self._announced.keywords)
+        lines = self._announced.lines()
+        if self.core.trust or self._tls_too_late:
+            lines = announced(lines, self.core.trust, self._tls_too_late)
+        return Reply.of(250, "", self._profile.domain, *lines)
 
     def _mail(self, mail: Mail) -> Reply:
         refusal = check_mail(mail.parameters, self._announced)
@@ -280,6 +326,9 @@ class Session:
             return NOT_ASCII
         if int(mail.parameters.get("SIZE", 0)) > self._profile.relaying.max_message_bytes:
             return TOO_BIG
+        refusal = self._tally.full() or self.visitor.sends()
+        if refusal is not None:
+            return refusal
         self._transactions += 1
         self._transaction = Transaction(
             f"{self.name}{self._transactions:02X}",
@@ -298,9 +347,23 @@ class Session:
         if refusal is not None:
             verdict = Verdict(refusal, Side.PROXY)
         else:
-            verdict = await transaction.rcpt(rcpt, self._ahead)
+            verdict = await self._offer(rcpt, transaction)
         sender = str(transaction.mail.sender)
-        return self._refused("RCPT", verdict, sender, str(rcpt.recipient))
+        upstream = transaction.meant if verdict.by is Side.UPSTREAM else None
+        return self._refused("RCPT", verdict, sender, str(rcpt.recipient), upstream)
+
+    async def _offer(self, rcpt: Rcpt, transaction: Transaction) -> Verdict:
+        """Have the transaction take a recipient, unless too many sessions wait for that."""
+        self.visitor.names_recipient()
+        visitors = self.visitor.visitors
+        if visitors.crowded and not transaction.begun:
+            waiting = f"{visitors.waiting} sessions wait for an upstream"
+            return Verdict(CROWDED, Side.PROXY, waiting)
+        visitors.waiting += 1
+        try:
+            return await transaction.rcpt(rcpt, self._ahead)
+        finally:
+            visitors.waiting -= 1
 
     def _flaw(self, rcpt: Rcpt, mail: Mail) -> Reply | None:
         """What is wrong with a recipient, wherever it may go."""
@@ -326,7 +389,7 @@ class Session:
         verdict = await self._transaction.message.data()
         if verdict.reply.positive:
             self._transaction.over()
-        return verdict.reply
+        return self._signed(verdict)
 
     def _end_of_chunk(self) -> Reply:
         assert self._transaction is not None
@@ -334,7 +397,7 @@ class Session:
         if verdict is None:
             return CHUNK_OK
         self._end_transaction(verdict)
-        return verdict.reply
+        return self._signed(verdict)
 
     async def _end_of_content(self, end: EndOfContent) -> Reply:
         transaction = self._transaction
@@ -353,13 +416,13 @@ class Session:
         accepted = transaction.accepted
         if not transaction.each:
             verdicts = [await transaction.message.outcome(each) for each in accepted]
-            return verdicts[0].reply  # they are all of one upstream
+            return self._signed(verdicts[0])  # they are all of one upstream
         if not self._profile.lmtp:
             self._say_interim(PRDR)
         replies = []
         reads = True  # the client, what we say
         for each in accepted:
-            reply = (await transaction.message.outcome(each)).reply
+            reply = self._signed(await transaction.message.outcome(each))
             replies.append(reply)
             if not self._profile.lmtp or len(replies) < len(accepted):
                 self._say_interim(reply)
@@ -379,17 +442,19 @@ class Session:
             self._abandon_transaction("RSET")
             return await self._outlet.reset() or OK
         if self.core.state is State.CHUNKS and command.verb is not Verb.QUIT:
-            return _OURS[command.verb]  # to the upstream, nothing but chunks may be said
+            return OURS[command.verb]  # to the upstream, nothing but chunks may be said
         if command.verb is Verb.QUIT:  # nothing more is at stake: the client need not wait
             self._abandon_transaction("QUIT")
             self._outlet.leave()
             return self._goodbye()
         reply = await self._outlet.carry(command)
-        return reply or _OURS[command.verb]
+        return reply or OURS[command.verb]
 
     def _starttls(self) -> Reply:
         if self.tls is not None:
             return TLS_ACTIVE
+        if self._tls_too_late:
+            return TLS_TOO_LATE
         return TLS_READY if "STARTTLS" in self._profile.offer(False) else NO_TLS
 
     async def _start_tls(self) -> None:
@@ -398,28 +463,55 @@ class Session:
         self._outlet.leave()
         connection = await self._stream.start_tls(tls.ServerTls(context), self._profile.tls_time)
         self.tls = tls.describe(connection)
-        self.client = replace(self.client, helo="", esmtp=True)
+        self._who.begins_anew()
+        self._forwarded = NOTHING
         self._observe(TlsStarted(self.name, self.client, self.tls))
 
     # Who the client is.
 
-    def _named(self, name: str) -> None:
-        self.client = replace(self.client, name=name)
+    async def _introduction(self, introduction: Introduction) -> Reply:
+        """XFORWARD: what the log is to tell of the next transaction.  XCLIENT: a new client."""
+        said = introduction.said
+        if introduction.verb is Verb.XFORWARD:
+            self._forwarded = {**self._forwarded, **said}
+            return OK
+        client = self._who.would_be(said)
+        if client.peer.address != self.client.peer.address:
+            refusal = await self.admit(self, client.peer.address)
+            if refusal is not None:
+                return self._refused("XCLIENT", Verdict(refusal, Side.PROXY))
+        self._who.introduces(said)
+        self._tls_too_late = self.tls is None
+        self._outlet.leave()
+        self._outlet.caller = self._caller(client.peer)
+        self._announced, self.core.chunking = Extensions(), False
+        self.core.trust = trust(self._profile, client.peer.address)
+        self._observe(Introduced(self.name, client))
+        return self._greeting()
 
-    async def _identify(self, with_name: bool) -> Client:
-        """The client; with its name, once that is known: finding it has a deadline of its own."""
-        if with_name:
-            await self._naming.done()
-        return self.client
+    def _caller(self, peer: Peer) -> Caller:
+        return Caller(peer, self._who.identify, self.name, self.tap)
 
     # Replies, and what is told of them.
 
     def _say(self, reply: Reply) -> None:
         if not self._ended:
-            self._stream.write(self.core.reply(reply))
+            self._write(self.core.reply(reply))
 
     def _say_interim(self, reply: Reply) -> None:
-        self._stream.write(self.core.interim(reply))
+        self._write(self.core.interim(reply))
+
+    def _write(self, said: bytes) -> None:
+        if self.tap.watch is not None:
+            self.tap.watch(Said(self.name, "S", lines_of(said)))
+        self._stream.write(said)
+
+    def _greeting(self) -> Reply:
+        protocol = "LMTP" if self._profile.lmtp else "ESMTP"
+        text = f"{self._profile.domain} {protocol} smtpproxy"
+        if self._profile.signs:
+            return Reply(220, (f"{text} {self.name}".encode(),))
+        return Reply.of(220, "", text)
 
     def _goodbye(self) -> Reply:
         if self._stopping:
@@ -436,7 +528,12 @@ class Session:
         return self.core.state in (State.NEW, State.GREETED, State.READY, State.SENDER)
 
     def _refused(
-        self, stage: str, verdict: Verdict, sender: str | None = None, recipient: str | None = None
+        self,
+        stage: str,
+        verdict: Verdict,
+        sender: str | None = None,
+        recipient: str | None = None,
+        upstream: Upstream | None = None,
     ) -> Reply:
         """The reply, which is told of where it refuses a command."""
         if not verdict.reply.positive:
@@ -449,9 +546,18 @@ class Session:
                 sender,
                 recipient,
                 verdict.error,
+                str(upstream or ""),
             )
             self._observe(event)
-        return verdict.reply
+        return self._signed(verdict)
+
+    def _signed(self, verdict: Verdict) -> Reply:
+        """The reply, with the session's name where it is a refusal in our words, and signed."""
+        reply = verdict.reply
+        if not self._profile.signs or reply.positive or verdict.theirs:
+            return reply
+        *front, last = reply.lines
+        return replace(reply, lines=(*front, b"%b (session %b)" % (last, self.name.encode())))
 
     # What a transaction knows of its session (`SessionView`).
 
@@ -484,31 +590,10 @@ class Session:
         `abandoned` counts where nobody judged the message.
         """
         transaction, self._transaction = self._transaction, None
+        forwarded, self._forwarded = self._forwarded, NOTHING
         if transaction is None:
             return
         transaction.over()
-        shares: dict[tuple[Connection, Verdict], list[str]] = {}
-        for each in transaction.accepted:
-            verdict = transaction.message.last_word(each, abandoned)
-            shares.setdefault((each.delivery.connection, verdict), []).append(each.recipient)
-        for number, ((connection, verdict), recipients) in enumerate(shares.items()):
-            self._observe(
-                TransactionEnded(
-                    session=self.name,
-                    # Upstreams and replies that differ make several of one.
-                    transaction=transaction.name + (f"{number:02X}" if number else ""),
-                    client=self.client,
-                    client_tls=self.tls,
-                    sender=str(transaction.mail.sender),
-                    recipients=tuple(recipients),
-                    server=str(connection.server),
-                    address=connection.address,
-                    upstream_tls=connection.tls,
-                    reply=verdict.reply,
-                    by=verdict.by,
-                    size=transaction.message.size,
-                    phases=transaction.phases,
-                    error=verdict.error,
-                    in_doubt=verdict.in_doubt,
-                )
-            )
+        about = About(self.name, self._who.client, self.tls, forwarded)
+        for event in endings(transaction, about, abandoned, self._stream.lost is None):
+            self._observe(event)

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from smtpproxy.deadlines import Deadlines
 from smtpproxy.events import Observer, Refused, Side
-from smtpproxy.listener.naming import ReverseName
+from smtpproxy.listener.fronted import Fronted
 from smtpproxy.listener.profile import Profile
 from smtpproxy.listener.session import Session
+from smtpproxy.listener.shared import Shared
+from smtpproxy.listener.view import View
+from smtpproxy.listener.visitors import TOO_MANY, ConnectionLimits, Visitor, Visitors
 from smtpproxy.mail import Client, Peer
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.stream import Stream
-from smtpproxy.upstream import Pool
-
-TOO_MANY = Reply.of(421, "4.7.0", "Too many connections; try again later")
-TOO_MANY_FROM_YOU = Reply.of(421, "4.7.0", "Too many connections from your address")
+from smtpproxy.tap import UNHEARD, Tap
+from smtpproxy.tasks import start
 
 log = Logger()
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """The most client connections at once, in all and for one address."""
-
-    total: int
-    per_address: int
 
 
 class Sessions:
@@ -40,49 +31,103 @@ class Sessions:
         self,
         *,
         names: Callable[[], str],
-        pool: Pool,
-        reverse_name: ReverseName,
         observe: Observer,
         limits: ConnectionLimits,
         deadlines: Deadlines,
+        tap: Tap = UNHEARD,
     ) -> None:
+        """`tap` is told what is said in sessions."""
         self._names = names
-        self._pool = pool
-        self._reverse_name = reverse_name
+        self._tap = tap
         self._observe = observe
-        self._limits = limits
         self._deadlines = deadlines
         self._running: dict[Session, Deferred[None]] = {}
-        self._of_address: Counter[str] = Counter()
+        self._visitors = Visitors(limits, deadlines.seconds)
+        self._fronted = Fronted(names=names, observe=observe, begin=self._begin, full=self._full)
         self._empty: Deferred[None] | None = None  # who waits for the last one to end
 
     def __len__(self) -> int:
         return len(self._running)
 
-    def begin(self, peer: Peer, stream: Stream, profile: Profile) -> None:
-        """Run the session of a client that has just connected, if one more is allowed."""
+    def views(self, most: int) -> list[View]:
+        """What there is to see of each, first those that began first.
+
+        Where they are more than `most`, it is half of that from either end.
+        """
+        running = tuple(self._running)
+        if len(running) > most:
+            running = running[: most // 2] + running[-(most // 2) :]
+        return [each.view() for each in running]
+
+    @property
+    def waiting(self) -> int:
+        """Those that wait for an upstream."""
+        return self._visitors.waiting
+
+    @property
+    def limits(self) -> ConnectionLimits:
+        """They may be others later."""
+        return self._visitors.limits
+
+    @limits.setter
+    def limits(self, limits: ConnectionLimits) -> None:
+        self._visitors.limits = limits
+
+    @property
+    def visitors(self) -> Visitors:
+        """The clients."""
+        return self._visitors
+
+    def share(self, shared: Shared | None) -> None:
+        """Count clients together with other processes from now on, or alone."""
+        self._visitors.shared = shared
+
+    def begin(self, peer: Peer, stream: Stream, profile: Profile) -> Deferred[None] | None:
+        """Run the session of a client that has just connected, if one more is allowed.
+
+        What is given fires once it has ended.
+        """
+        if profile.proxy_from and peer.address in profile.proxy_from:
+            return self._fronted.begin(peer, stream, profile)
+        return self._begin(peer, stream, profile)
+
+    def _begin(self, peer: Peer, stream: Stream, profile: Profile) -> Deferred[None] | None:
+        """The client is `peer`, whoever has connected."""
         name = self._names()
-        refusal = self._refusal(peer.address)
+        balancer = not peer.via and peer.address in profile.proxy_from
+        if balancer or peer.address in profile.xclient_from:
+            # It speaks for others, who count for themselves.
+            visitor = self._visitors.stranger()
+        else:
+            visitor = self._visitors.of(peer.address)
+        refusal = TOO_MANY if self._full() else visitor.connects()
         if refusal is not None:
-            client = Client(peer)
-            self._observe(Refused(name, client, "CONNECT", refusal, Side.PROXY))
-            stream.write(refusal.encode())
-            stream.close()
-            return
+            self._turn_away(name, Client(peer), stream, refusal)
+            return None
         session = Session(
-            name, peer, stream, profile, self._pool, self._reverse_name, self._observe
+            name,
+            peer,
+            stream,
+            profile,
+            self._observe,
+            visitor,
+            self._tap,
         )
-        self._of_address[peer.address] += 1
-        task = Deferred.fromCoroutine(session.run())
+        session.admit = self._moved
+        self._visitors.enters(visitor)
+        alone = self._visitors.shared is None or visitor.key is None
+        task = start(session.run() if alone else self._run(session, stream))
         self._running[session] = task
         stream.on_lost = lambda: task.cancel() if session.may_be_dropped() else None
         task.addErrback(
             lambda failure: log.failure("session {name} failed", failure=failure, name=name)
         )
-        task.addBoth(lambda _: self._ended(session, peer.address))
+        task.addBoth(lambda _: self._ended(session))
+        return task
 
     async def stop(self, seconds: float) -> None:
         """End all sessions: each after its transaction, and what is left after `seconds`."""
+        self._fronted.stop()
         for session in tuple(self._running):
             session.stop()
         if not self._running:
@@ -96,20 +141,54 @@ class Sessions:
 
     def cut(self) -> None:
         """End all sessions now, but for the time that their last words take to leave."""
+        self._fronted.stop()
         for task in tuple(self._running.values()):
             task.cancel()
 
-    def _refusal(self, address: str) -> Reply | None:
-        if len(self._running) >= self._limits.total:
-            return TOO_MANY
-        if address and self._of_address[address] >= self._limits.per_address:
-            return TOO_MANY_FROM_YOU
-        return None
+    def _full(self) -> bool:
+        return len(self._running) + len(self._fronted) >= self.limits.total
 
-    def _ended(self, session: Session, address: str) -> None:
+    def _turn_away(self, name: str, client: Client, stream: Stream, refusal: Reply) -> None:
+        self._observe(Refused(name, client, "CONNECT", refusal, Side.PROXY))
+        stream.write(refusal.encode())
+        stream.close()
+
+    async def _run(self, session: Session, stream: Stream) -> None:
+        """A session, unless other processes know that its client has too many."""
+        try:
+            refusal = await self._elsewhere(session.visitor)
+        except CancelledError:  # the client is gone, or we stop
+            session.never_begins()
+            stream.close()
+            return
+        if refusal is None:
+            await session.run()
+        else:
+            session.never_begins()
+            self._turn_away(session.name, session.client, stream, refusal)
+
+    async def _elsewhere(self, visitor: Visitor) -> Reply | None:
+        """The refusal where a client that has one more session has too many, all counted."""
+        shared = self._visitors.shared
+        if shared is None or visitor.key is None:
+            return None
+        return await shared.refusal(visitor)
+
+    async def _moved(self, session: Session, address: str) -> Reply | None:
+        """The refusal where a session's client, who is another one now, has too many of them."""
+        visitor = self._visitors.of(address)
+        if visitor is session.visitor:
+            return None
+        refusal = visitor.connects()
+        if refusal is not None:
+            return refusal
+        before, session.visitor = session.visitor, visitor
+        self._visitors.leaves(before)
+        self._visitors.enters(visitor)
+        return await self._elsewhere(visitor)
+
+    def _ended(self, session: Session) -> None:
         del self._running[session]
-        self._of_address[address] -= 1
-        if not self._of_address[address]:
-            del self._of_address[address]
+        self._visitors.leaves(session.visitor)
         if self._empty is not None and not self._running and not self._empty.called:
             self._empty.callback(None)

@@ -1,43 +1,73 @@
-"""What a client has said, for the log, and how much of it was bad, for the limit."""
+"""What a client has said, for the log, and how much of it, for the limits."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 
-from smtpproxy.smtp.commands import Bdat, Command, Rcpt, Verb
+from smtpproxy.smtp.commands import MAX_COMMAND_LINE, Bdat, Command, Introduction, Rcpt, Verb
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.smtp.server import Refusal
 
-MAX_JUNK = 100  # commands between two messages that do nothing; each further one is an error
+TOO_MANY_ERRORS = Reply.of(421, "4.7.0", "Too many errors")
+TOO_MANY_COMMANDS = Reply.of(421, "4.7.0", "Too many commands")
+EXCESS = {"errors": TOO_MANY_ERRORS, "commands": TOO_MANY_COMMANDS}
+MANY_MESSAGES = Reply.of(421, "4.7.0", "Too many messages in one session; connect again")
+MANY_RECIPIENTS = Reply.of(421, "4.7.0", "Too many recipients in one session; connect again")
+
 _JUNK = frozenset({Verb.NOOP, Verb.RSET, Verb.HELP, Verb.VRFY, Verb.EXPN})
-_JUNK |= {Verb.EHLO, Verb.HELO, Verb.LHLO}
+_JUNK |= {Verb.EHLO, Verb.HELO, Verb.LHLO, Verb.XCLIENT, Verb.XFORWARD}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """The most that one session may have.
+
+    Each command of `junk`, which do nothing, is an error beyond so many of them between two
+    messages.  `command_bytes` are octets of a line with its CRLF, without what the parameters of
+    extensions add; `data_rate` is the least octets of content a second, 0 for any (see
+    `Patience`).
+    """
+
+    errors: int = 20
+    junk: int = 100
+    commands: int = 100_000
+    messages: int = 1000
+    recipients: int = 50_000
+    command_bytes: int = MAX_COMMAND_LINE
+    data_rate: int = 500
 
 
 class Tally:
-    """Counts of one session; `last` is the verb said last, or CONNECT."""
+    """Counts of one session.
 
-    def __init__(self) -> None:
+    `last` is the verb said last, or CONNECT.  `excess` is what there was too much of, "errors" or
+    "commands", "" while there was not.
+    """
+
+    def __init__(self, limits: SessionLimits) -> None:
         self.last = "CONNECT"
-        self.errors = 0
+        self.excess = ""
+        self._limits = limits
+        self._errors = 0
+        self._commands = 0
         self._junk = 0  # since the last message
         self._said: defaultdict[str, int] = defaultdict(int)
         self._taken: defaultdict[str, int] = defaultdict(int)
 
-    def command(self, event: Command | Refusal, reply: Reply) -> None:
+    def command(self, event: Command | Introduction | Refusal, reply: Reply) -> None:
         """A command was answered."""
-        self.last = (event.verb if isinstance(event, Refusal) else event.verb.value) or "UNKNOWN"
-        self._said[self.last] += 1
+        self._begin((event.verb if isinstance(event, Refusal) else event.verb.value) or "UNKNOWN")
         self._taken[self.last] += reply.positive
         # Bad commands and unknown recipients: what people look for who guess addresses.
         if isinstance(event, Refusal) or (isinstance(event, Rcpt) and reply.permanent):
-            self.errors += 1
+            self._count_error()
         elif event.verb in _JUNK:
             self._count_junk()
 
     def chunk(self, bdat: Bdat) -> None:
         """A chunk begins; it is answered at its end."""
-        self.last = bdat.verb.value
-        self._said[self.last] += 1
+        self._begin(bdat.verb.value)
         if not bdat.size:
             self._count_junk()
 
@@ -50,10 +80,31 @@ class Tally:
         """A message was judged: who sends mail may do other things, too."""
         self._junk = 0
 
+    def full(self) -> Reply | None:
+        """Why no other message may begin, if so: those that have begun come to their end."""
+        if self._said["MAIL"] >= self._limits.messages:
+            return MANY_MESSAGES
+        if self._said["RCPT"] >= self._limits.recipients:
+            return MANY_RECIPIENTS
+        return None
+
     def commands(self) -> dict[str, tuple[int, int]]:
         """By verb: how many were taken, and all."""
-        return {verb: (self._taken[verb], number) for verb, number in self._said.items()}
+        return {verb: (self._taken[verb], said) for verb, said in self._said.items() if said}
+
+    def _begin(self, verb: str) -> None:
+        self.last = verb
+        self._said[verb] += 1
+        self._commands += 1
+        if self._commands >= self._limits.commands:
+            self.excess = self.excess or "commands"
 
     def _count_junk(self) -> None:
         self._junk += 1
-        self.errors += self._junk > MAX_JUNK
+        if self._junk > self._limits.junk:
+            self._count_error()
+
+    def _count_error(self) -> None:
+        self._errors += 1
+        if self._errors >= self._limits.errors:
+            self.excess = "errors"

@@ -5,13 +5,15 @@ Times are in seconds; those of phases end in `_s`.  Values are not escaped here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from smtpproxy.events import (
     Connected,
     Disconnected,
     Event,
+    Introduced,
+    NotIntroduced,
     Refused,
     ShadowAnswered,
     Side,
@@ -29,6 +31,8 @@ SUMMARY_RECIPIENTS = 20  # named in a text summary; each has a line of its own a
 
 NAMES: dict[type[Event], str] = {
     Connected: "connected",
+    NotIntroduced: "not_introduced",
+    Introduced: "introduced",
     TlsStarted: "tls_started",
     Refused: "refused",
     UpstreamFailed: "upstream_failed",
@@ -42,9 +46,15 @@ def fields(event: Event) -> dict[str, Value]:
     """The event's own fields, `session` first; those that would be empty are often left out."""
     found: dict[str, Value] = {"session": event.session}
     match event:
-        case Connected():
+        case Connected() | Introduced():
             found |= _client(event.client)
             found["local"] = endpoint(event.client.peer.local_address, event.client.peer.local_port)
+            if event.client.peer.via:
+                found["via"] = event.client.peer.via
+        case NotIntroduced():
+            found |= {"client_address": event.peer.address, "client_port": event.peer.port}
+            found["local"] = endpoint(event.peer.local_address, event.peer.local_port)
+            found["error"] = clipped(event.reason)
         case TlsStarted():
             found |= _client(event.client)
             found["client_tls"] = str(event.tls)
@@ -108,6 +118,21 @@ def transaction(event: TransactionEnded) -> dict[str, Value]:
         found["error"] = clipped(event.error)
     if event.in_doubt:
         found["in_doubt"] = True
+    if event.duplicate:
+        found["duplicate"] = True
+    if event.forwarded:
+        found |= _forwarded(event.forwarded)
+    return found
+
+
+def _forwarded(said: Mapping[str, str]) -> dict[str, Value]:
+    """What XFORWARD said of where the client has the message from."""
+    name = said.get("NAME", "[")
+    name = "unknown" if name.startswith("[") else bare(name)
+    found: dict[str, Value] = {"forwarded_client": f"{name}[{said.get('ADDR') or 'unknown'}]"}
+    for field, attribute in (("forwarded_helo", "HELO"), ("forwarded_id", "IDENT")):
+        if said.get(attribute):
+            found[field] = clipped(said[attribute])
     return found
 
 

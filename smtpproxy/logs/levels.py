@@ -6,6 +6,7 @@ from enum import IntEnum
 
 from smtpproxy.events import (
     Event,
+    NotIntroduced,
     Refused,
     ShadowAnswered,
     Side,
@@ -32,12 +33,14 @@ class Level(IntEnum):
 def level_of(event: Event) -> Level:
     """The level of every line that tells of `event`."""
     match event:
-        case UpstreamFailed() | TransactionEnded(in_doubt=True):
+        case UpstreamFailed() | TransactionEnded(in_doubt=True) | TransactionEnded(duplicate=True):
             return Level.WARNING
         case Refused(by=Side.PROXY, error=error) if error:  # a look-up failed, say
             return Level.WARNING
         case ShadowAnswered(differs=False):
             return Level.DEBUG
+        case NotIntroduced(silent=silent):
+            return Level.DEBUG if silent else Level.WARNING
         case TlsStarted():  # a transaction's summary has it too
             return Level.DEBUG
         case _:

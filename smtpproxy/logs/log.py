@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -44,12 +46,26 @@ class Log:
         if level <= self._level:
             self._writer.write(self._shape.note(level, text, source))
 
+    @property
+    def losses(self) -> int:
+        """Lines that could not be written, since the start."""
+        return self._writer.losses
+
     def reopen(self) -> None:
         """Go on in a new file of the same name, after the old one was moved away."""
         try:
             self._writer.reopen()
         except OSError as fault:
             self.note(Level.ERROR, f"cannot reopen the log, going on in the old one: {fault}")
+
+    def become(self, other: Log) -> None:
+        """Write as `other` does, and where it does; what waits goes there, too."""
+        other._writer.take_over(self._writer)
+        self._shape, self._writer, self._level = other._shape, other._writer, other._level
+
+    def close(self) -> None:
+        """It is not needed after all."""
+        self._writer.close()
 
     def flush(self) -> None:
         """Write now what is waiting."""
@@ -71,8 +87,10 @@ def open_log(
     """The log of the settings `log.format`, `log.level` and `log.file` ("" = standard output).
 
     `schedule` is the reactor's `callLater`; `now` gives seconds since 1970.  Raises OSError
-    when the file cannot be opened.
+    when the file cannot be opened, or standard output was closed from the start.
     """
+    if not file and sys.__stdout__ is None:  # its number may by now be that of any socket
+        raise OSError(errno.EBADF, "it was closed when the program began")
     journal = not file and is_journal(STDOUT, environ)
     shape: Shape
     if form == "json":

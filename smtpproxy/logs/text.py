@@ -13,6 +13,8 @@ from smtpproxy.events import (
     Connected,
     Disconnected,
     Event,
+    Introduced,
+    NotIntroduced,
     Refused,
     ShadowAnswered,
     TlsStarted,
@@ -20,7 +22,7 @@ from smtpproxy.events import (
     UpstreamFailed,
 )
 from smtpproxy.logs.escape import bare, bracketed, clipped, quoted, reply_text, shown
-from smtpproxy.logs.fields import counts, logfmt, named, relay, transaction
+from smtpproxy.logs.fields import counts, endpoint, logfmt, named, relay, transaction
 from smtpproxy.logs.levels import Level
 
 Line = tuple[str, str]  # the program, and what it says
@@ -84,7 +86,16 @@ def lines(event: Event) -> list[Line]:
     session = f"session={event.session}"
     match event:
         case Connected():
-            return [(_SMTPD, f"connect from {named(event.client)} {session}")]
+            via = f" via={event.client.peer.via}" if event.client.peer.via else ""
+            return [(_SMTPD, f"connect from {named(event.client)}{via} {session}")]
+        case NotIntroduced(peer=peer, reason=reason):
+            warning = "" if event.silent else "warning: "
+            who = endpoint(peer.address, peer.port)
+            return [(_SMTPD, f"{warning}no PROXY header from {who}: {shown(reason)} {session}")]
+        case Introduced(client=client):
+            return [
+                (_SMTPD, f"XCLIENT from {client.peer.via}: client is {named(client)} {session}")
+            ]
         case TlsStarted(tls=tls):
             trust = "Trusted" if tls.verified else "Anonymous"
             name = f" to {bare(tls.server_name)}" if tls.server_name else ""
@@ -175,17 +186,16 @@ def _transaction(event: TransactionEnded) -> list[Line]:
         f" status={status} ({reply.code} {shown(reply_text(reply))})"
     )
     sender = f"from={bracketed(event.sender)}, size={event.size}, nrcpt={len(event.recipients)}"
-    doubt = [
-        (
-            _SMTPD,
-            f"warning: {id_}: in doubt: {server} may have the message: no answer that counts came",
-        )
-    ]
+    warnings = []
+    if event.in_doubt:
+        warnings.append(f"in doubt: {server} may have the message: no answer that counts came")
+    if event.duplicate:
+        warnings.append("likely duplicate: it came before, and may have been taken then")
     return [
         (_SMTPD, f"{id_}: client={client}"),
         (_QMGR, f"{id_}: {sender} (queue active)"),
         *[(_SMTP, f"{id_}: to={bracketed(to)}, {outcome}") for to in event.recipients],
-        *(doubt if event.in_doubt else ()),
+        *[(_SMTPD, f"warning: {id_}: {each}") for each in warnings],
         (_SMTPD, f"{id_}: summary client={client} {logfmt(transaction(event))}"),
         (_QMGR, f"{id_}: removed"),
     ]
@@ -203,7 +213,7 @@ def _lost(event: Disconnected) -> str:
     client, session = named(event.client), f"session={event.session}"
     after = bare(event.after)
     what, _, why = event.reason.partition(": ")
-    if what == "too many errors":
+    if what in ("too many errors", "too many commands"):
         return f"{what} after {after},{session} from {client}"
     if what not in ("lost connection", "timeout"):
         what, why = "lost connection", event.reason

@@ -33,7 +33,8 @@ class Writer:
     """Writes to the file `path`, or to the descriptor `fd` where `path` is "".
 
     `lost` makes the line that tells how many lines
-    were lost, and why.  Raises OSError when the file cannot be opened.
+    were lost, and why.  Raises OSError when the file cannot be opened.  `losses` counts all that
+    were lost since the start.
     """
 
     def __init__(
@@ -54,7 +55,8 @@ class Writer:
         self._torn = False  # the last octet written was no line end
         self._failing = False
         self._why = ""
-        self._losses = 0
+        self._losses = 0  # of them, those that no line has told of
+        self.losses = 0
         self._call: Call | None = None
         self._stopped = False
 
@@ -64,7 +66,7 @@ class Writer:
             if not self._failing or self._stopped:
                 self.flush()
             if self._size > BACKLOG:
-                self._losses += lines.count("\n")
+                self._lose(lines.count("\n"))
                 return
         self._fresh.append(lines)
         self._size += len(lines)
@@ -93,9 +95,31 @@ class Writer:
         self._is_file = _is_file(self._fd)
         if self._torn:  # its beginning is in the old file
             del self._buffer[: self._buffer.find(b"\n") + 1]
-            self._losses += 1
+            self._lose(1)
             self._torn = False
         self.flush()
+
+    def take_over(self, other: Writer) -> None:
+        """Begin with what `other` has not written, which is closed."""
+        other.flush()
+        if other._torn:  # its beginning is written
+            del other._buffer[: other._buffer.find(b"\n") + 1]
+            other._lose(1)
+        self._buffer[:0] = other._buffer
+        self._losses, self._why = self._losses + other._losses, other._why
+        self.losses += other.losses
+        other._buffer.clear()
+        other._losses = 0
+        other.close()
+        self._due()
+
+    def close(self) -> None:
+        """Write no more; what is still waiting is lost."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        if self._path:
+            os.close(self._fd)
 
     def stop(self) -> None:
         """Flush; from now on each line is written at once, since no reactor will call."""
@@ -104,6 +128,10 @@ class Writer:
             self._call.cancel()
             self._call = None
         self.flush()
+
+    def _lose(self, lines: int) -> None:
+        self._losses += lines
+        self.losses += lines
 
     def _due(self) -> None:
         self._call = None

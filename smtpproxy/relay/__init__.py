@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from smtpproxy.relay.carried import TOO_BIG
 from smtpproxy.relay.delivery import Delivery, DeliveryTimes
+from smtpproxy.relay.doubt import Doubts
+from smtpproxy.relay.guard import Guard
 from smtpproxy.relay.message import Message
 from smtpproxy.relay.outlet import Outlet
 from smtpproxy.relay.received import received_line
@@ -20,6 +22,8 @@ __all__ = [
     "TOO_BIG",
     "Delivery",
     "DeliveryTimes",
+    "Doubts",
+    "Guard",
     "Message",
     "Outlet",
     "Relaying",

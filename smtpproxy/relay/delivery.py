@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -65,14 +64,14 @@ class Delivery:
         self._times = times
         self._preface = preface
         self._prefer_chunks = prefer_chunks
-        self._unsent: deque[Command] = deque()
-        self._offered: deque[Rcpt] = deque()  # no reply came as yet
+        self._unsent: list[Command] = []
+        self._offered: list[Rcpt] = []  # no reply came as yet
         self._data_asked = False
         self.chunked = False
         self._held = b""
         self._convert: Callable[[bytes], bytes] = _as_it_is
         self._stuffer: Stuffer | None = None
-        self._final: deque[Reply] = deque()  # for the recipients that no outcome was asked for
+        self._final: list[Reply] = []  # for the recipients that no outcome was asked for
 
     @property
     def pipelining(self) -> bool:
@@ -130,7 +129,7 @@ class Delivery:
 
     async def recipient(self) -> Reply:
         """The reply to the recipient that was offered first of those without one."""
-        rcpt = self._offered.popleft()
+        rcpt = self._offered.pop(0)
         reply = await self._reply()
         if reply.success:
             self.recipients.append(rcpt)
@@ -204,7 +203,7 @@ class Delivery:
         """
         if not self._final:
             await self._hear_final(seconds)
-        return self._final.popleft()
+        return self._final.pop(0)
 
     async def _hear_final(self, seconds: float) -> None:
         connection = self.connection
@@ -248,7 +247,7 @@ class Delivery:
 
     async def _reply(self, seconds: float | None = None) -> Reply:
         if self._unsent:
-            self.connection.send(self._unsent.popleft())
+            self.connection.send(self._unsent.pop(0))
         return await self.connection.reply(self._times.reply if seconds is None else seconds)
 
     def _write(self, data: bytes) -> None:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from smtpproxy.events import Side
 from smtpproxy.relay.carried import NOT_8BIT, NOT_UTF8, TOO_BIG
 from smtpproxy.relay.delivery import Delivery
+from smtpproxy.relay.doubt import HEAD
 from smtpproxy.relay.relaying import Phases, Relaying
 from smtpproxy.relay.verdict import Verdict
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.smtp.server import Content, EndOfContent
 from smtpproxy.upstream import BROKEN_REPLY, Broken
 
+HEADER_TOO_BIG = Reply.of(552, "5.3.4", "The header of the message is too big")
 BARE_NEWLINE = Reply.of(550, "5.6.11", "The message has a bare CR or LF")
 STOPPED = Verdict(
     BROKEN_REPLY, Side.PROXY, "stopped while the upstream's answer was awaited", in_doubt=True
@@ -33,15 +35,25 @@ class Message:
     """The content, the same for each upstream, and what becomes of it."""
 
     def __init__(
-        self, accepted: Sequence[Accepted], relaying: Relaying, phases: Phases, each: bool
+        self,
+        accepted: Sequence[Accepted],
+        relaying: Relaying,
+        phases: Phases,
+        address: str,
+        each: bool,
     ) -> None:
-        """`accepted` grows until `data` is called.  `each`: every recipient has its own answer."""
+        """`accepted` grows until `data` is called.  `each`: every recipient has its own answer.
+
+        `address` is the client's.
+        """
         self.size = 0  # octets so far
+        self.head = b""  # the first octets (see `Doubts`)
         self.verdict: Verdict | None = None  # on all of it, where there is one
         self.finishing = False  # its end is on its way: wait for the answers, come what may
         self._accepted = accepted
         self._relaying = relaying
         self._phases = phases
+        self._address = address
         self._each = each
         self._live: list[Delivery] = []  # those that take the content
         self._until = 0.0  # when the last answers must be there
@@ -87,7 +99,7 @@ class Message:
                         verdicts[delivery] = Verdict.of_upstream(reply)
                     except Broken as error:
                         verdicts[delivery] = Verdict.of_broken(error)
-        return {each: self._told(verdicts[each]) for each in bound}
+        return {each: self._told(each, verdicts[each]) for each in bound}
 
     def _begin(self, verdicts: Mapping[Delivery, Verdict]) -> None:
         """The content goes to those that are ready for it."""
@@ -99,6 +111,8 @@ class Message:
     async def content(self, part: Content) -> None:
         """Carry a part of the message on; where that failed, the rest is only taken in."""
         self.size = part.size
+        if len(self.head) < HEAD:
+            self.head += part.data[:HEAD]
         for delivery in tuple(self._live):
             if part.size > self._most_bytes(delivery):
                 self._fail(delivery, Verdict(TOO_BIG, Side.PROXY))
@@ -142,9 +156,9 @@ class Message:
             if delivery.failure is None:
                 try:
                     reply = await delivery.outcome(self._until - self._now())
-                    accepted.verdict = self._told(Verdict.of_upstream(reply))
+                    accepted.verdict = self._told(delivery, Verdict.of_upstream(reply))
                 except Broken as error:
-                    delivery.failure = self._told(Verdict.of_broken(error))
+                    delivery.failure = self._told(delivery, Verdict.of_broken(error))
         accepted.verdict = accepted.verdict or delivery.failure
         assert accepted.verdict is not None
         if accepted is self._accepted[-1]:
@@ -161,6 +175,8 @@ class Message:
         """Why an upstream cannot be given a message that is known to its end."""
         if end.size > self._most_bytes(delivery):
             return TOO_BIG
+        if end.header_size > self._relaying.max_header_bytes:
+            return HEADER_TOO_BIG
         if end.bare and self._relaying.reject_bare_newline:
             return BARE_NEWLINE
         if delivery.carried.ascii_only and not end.ascii:
@@ -175,11 +191,15 @@ class Message:
 
     def _fail(self, delivery: Delivery, verdict: Verdict) -> None:
         """An upstream does not get the message."""
-        delivery.fail(self._told(verdict))
+        delivery.fail(self._told(delivery, verdict))
         self._live.remove(delivery)
 
-    def _told(self, verdict: Verdict) -> Verdict:
+    def _told(self, delivery: Delivery, verdict: Verdict) -> Verdict:
         """What the client is told of what one upstream says."""
+        guard = self._relaying.guard
+        if guard is not None and verdict.by is not Side.PROXY:
+            upstream, reply = delivery.connection.upstream, verdict.reply
+            verdict = verdict.told_as(guard.messages.told(upstream, self._address, reply))
         return verdict.of_one() if self._each else verdict
 
     def _now(self) -> float:

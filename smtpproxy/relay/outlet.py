@@ -24,6 +24,11 @@ class Outlet:
         self._connections: dict[Upstream, Connection] = {}
         self._departing: list[Connection] = []
 
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Those that are connected to, each with its address where that says more."""
+        return tuple(each.place for each in self._connections.values())
+
     async def to(self, upstream: Upstream, seconds: float, failed: Failed) -> Connection:
         """A connection to `upstream` that may be told MAIL: the one that is kept, or a new one.
 

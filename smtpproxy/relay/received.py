@@ -10,6 +10,7 @@ from email.utils import formatdate
 
 from smtpproxy.mail import Client
 
+_LONGEST = 255  # characters of one word; RFC 5322 section 2.1.1 has 998 for a line
 # HELO is the client's own word: what could end a word or a comment does not pass.
 _UNSAFE = re.compile(r"[^A-Za-z0-9._:\[\]-]")
 
@@ -31,4 +32,4 @@ def received_line(
 
 
 def _word(said: str) -> str:
-    return _UNSAFE.sub("?", said) or "unknown"
+    return _UNSAFE.sub("?", said[:_LONGEST]) or "unknown"

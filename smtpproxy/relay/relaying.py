@@ -9,6 +9,8 @@ from typing import Protocol
 from smtpproxy.deadlines import Deadlines
 from smtpproxy.mail import Client
 from smtpproxy.relay.delivery import DeliveryTimes
+from smtpproxy.relay.doubt import Doubts
+from smtpproxy.relay.guard import Guard
 from smtpproxy.relay.shadow import Shadows
 from smtpproxy.routing import Router, Server, Upstream
 from smtpproxy.smtp.replies import Reply
@@ -19,8 +21,9 @@ class Relaying:
     """What every transaction of a listener is given: who is asked, and the limits.
 
     `recipient_time` is in seconds, all that the look-up of a recipient may take, and with it all
-    that the first one of an upstream may; `max_message_bytes` in octets.  `reject_bare_newline`:
-    refuse what would otherwise be made CRLF.  `prefer_chunks`: see `Delivery`.
+    that the first one of an upstream may; `max_message_bytes` and `max_header_bytes` in
+    octets.  `reject_bare_newline`: refuse what would otherwise be made CRLF.  `prefer_chunks`: see
+    `Delivery`.  Without `guard`, upstreams are believed whatever they refuse.
     """
 
     router: Router
@@ -32,6 +35,9 @@ class Relaying:
     max_recipients: int
     reject_bare_newline: bool
     prefer_chunks: bool = False
+    max_header_bytes: int = 2**20
+    guard: Guard | None = None
+    doubts: Doubts | None = None
 
 
 class SessionView(Protocol):

@@ -18,6 +18,7 @@ from smtpproxy.relay.delivery import Delivery, DeliveryTimes
 from smtpproxy.routing import Upstream
 from smtpproxy.smtp.commands import Mail, Rcpt
 from smtpproxy.smtp.replies import Reply
+from smtpproxy.tasks import start
 from smtpproxy.upstream import BROKEN_REPLY, Broken, Caller, Connector, UpstreamError
 
 MOST = 100  # shadows at once; what is more is not asked
@@ -31,7 +32,7 @@ log = Logger()
 
 
 class Shadows:
-    """All shadows of the program."""
+    """All shadows of one configuration."""
 
     def __init__(self, connector: Connector, skipped: Callable[[Upstream], object]) -> None:
         """`skipped` is told of each recipient that a shadow is not asked of, for want of room."""
@@ -54,7 +55,7 @@ class Shadows:
             self.skipped(upstream)
             return None
         shadow = Shadow(self, upstream, mail, caller, compared)
-        task = self._running[shadow] = Deferred.fromCoroutine(shadow.run())
+        task = self._running[shadow] = start(shadow.run())
         task.addErrback(_unless_cancelled)
         task.addBoth(lambda _: self._ended(shadow))
         return shadow

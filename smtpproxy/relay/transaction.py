@@ -7,7 +7,6 @@ each upstream.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +22,7 @@ from smtpproxy.relay.verdict import Verdict
 from smtpproxy.routing import Answer, Found, Identity, NoRoute, Refused, TryAgain, Upstream
 from smtpproxy.smtp.commands import Command, Mail, Rcpt
 from smtpproxy.smtp.replies import Reply
-from smtpproxy.upstream import Broken, Connection, Unreachable, UpstreamError
+from smtpproxy.upstream import Broken, ClientRefused, Connection, Unreachable, UpstreamError
 
 NO_ROUTE = Reply.of(550, "5.7.1", "Relay access denied")
 LOOKUP_FAILED = Reply.of(451, "4.3.0", "The look-up of this recipient failed; try again later")
@@ -74,21 +73,29 @@ class Transaction:
         self.mail = mail
         self.each = each
         self.accepted: list[Accepted] = []
+        self.meant: Upstream | None = None  # whom a recipient was meant for last
         self._phases = Phases(relaying.deadlines.seconds)
-        self.message = Message(self.accepted, relaying, self._phases, each)
+        self.message = Message(
+            self.accepted, relaying, self._phases, session.client.peer.address, each
+        )
         self._relaying = relaying
         self._outlet = outlet
         self._session = session
         self._shadow: Shadow | None = None
         self._deliveries: dict[Upstream, Delivery] = {}  # those that took the MAIL
         self._refused: dict[Upstream, Verdict] = {}  # those that did not
-        self._foreseen: deque[_Destination] = deque()  # looked up ahead
+        self._foreseen: list[_Destination] = []  # looked up ahead
         self._closed: Verdict | None = None  # a recipient was sent away: so are all further ones
 
     @property
     def bound(self) -> bool:
         """An upstream has accepted a recipient."""
         return bool(self.accepted)
+
+    @property
+    def begun(self) -> bool:
+        """An upstream has been given the sender, and may have been given recipients ahead."""
+        return bool(self._deliveries)
 
     @property
     def phases(self) -> Mapping[str, float]:
@@ -99,6 +106,21 @@ class Transaction:
         """No more recipients come: nothing is to be asked of the shadow any more."""
         if self._shadow is not None:
             self._shadow.end()
+
+    def came_again(self, verdict: Verdict, recipients: Sequence[str], heard: bool) -> bool:
+        """Is this message most likely a duplicate of one that was in doubt?  See `Doubts`.
+
+        `verdict` is the last one on it, for `recipients`; `heard`: the client is there to hear it.
+        """
+        doubts = self._relaying.doubts
+        taken = verdict.reply.success and not verdict.error
+        if doubts is None or not (taken or verdict.in_doubt):
+            return False
+        sender, head = str(self.mail.sender), self.message.head
+        again = doubts.came_again(sender, recipients, head)
+        if verdict.in_doubt or not heard:
+            doubts.remember(sender, recipients, head)
+        return again
 
     async def rcpt(self, rcpt: Rcpt, ahead: Ahead = tuple) -> Verdict:
         """What the client is told of a recipient.
@@ -127,7 +149,13 @@ class Transaction:
         if isinstance(answer, Refused):
             await self._relaying.deadlines.sleep(min(answer.wait, until - self._now()))
             return Verdict(answer.reply, Side.PROXY)
+        self.meant = answer.route.upstream
         verdict = await self._to(answer.route.upstream, rcpt, ahead, until)
+        guard = self._relaying.guard
+        if guard is not None and verdict.by is not Side.PROXY:
+            address = self._session.client.peer.address
+            reply = guard.recipients.told(answer.route.upstream, address, verdict.reply)
+            verdict = verdict.told_as(reply)
         if answer.route.row.shadow and not verdict.error and verdict.by is not Side.PROXY:
             self._overshadow(answer.route.row.shadow, rcpt, verdict.reply)
         return verdict
@@ -135,7 +163,7 @@ class Transaction:
     async def _destination(self, rcpt: Rcpt) -> _Destination:
         """What the mappings say of a recipient, or have said already."""
         if self._foreseen and self._foreseen[0].rcpt is rcpt:
-            return self._foreseen.popleft()
+            return self._foreseen.pop(0)
         seconds = self._relaying.recipient_time
         answer = await self._look_up(rcpt, seconds)
         return _Destination(rcpt, answer or TryAgain(f"look-up not done within {seconds:g} s"))
@@ -202,7 +230,8 @@ class Transaction:
                         upstream, until - self._now(), self._session.upstream_failed
                     )
             except UpstreamError as error:
-                return Verdict(error.reply, error.by, str(error))
+                theirs = isinstance(error, ClientRefused)
+                return Verdict(error.reply, error.by, str(error), theirs=theirs)
             reused = connection.may_be_stale
             replay = self._replay(connection, rcpt, ahead)
             try:
@@ -276,13 +305,13 @@ class Transaction:
             if not self._goes_with(delivery, flight, destination):
                 break
             flight.append(command)
-        self._foreseen.extendleft(reversed(foreseen))
+        self._foreseen[:0] = foreseen
         return flight, data
 
     async def _foresee(self, rcpt: Rcpt, until: float) -> _Destination | None:
         """What is known of a recipient ahead of its turn, or can be by then."""
         if self._foreseen and self._foreseen[0].rcpt is rcpt:
-            return self._foreseen.popleft()
+            return self._foreseen.pop(0)
         if self._now() >= until:
             return None
         answer = await self._look_up(rcpt, until - self._now())

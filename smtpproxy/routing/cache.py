@@ -12,6 +12,7 @@ from twisted.logger import Logger
 
 from smtpproxy.routing.answers import Row
 from smtpproxy.routing.keyed import Hit, LookupFailed, Table, Wrong
+from smtpproxy.tasks import start
 
 _REST = 5.0  # seconds in which a table that failed is not asked for what is known
 
@@ -37,6 +38,8 @@ class CachedTable:
     When the table fails, what it said counts for `stale_for` seconds more: it comes with the
     `LookupFailed`.  Then the table is let rest for some seconds, so that no mail waits for
     one that hangs.
+
+    `hits` counts look-ups that need not ask the table, `misses` the others.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class CachedTable:
         self._negative_ttl = negative_ttl
         self._size = size
         self._stale_for = stale_for
+        self.hits = self.misses = 0
         self._known: OrderedDict[str, _Known] = OrderedDict()  # asked for last, at the end
         self._asked: dict[str, _Query] = {}  # those under way
         self._era = 0  # grows when all is to be asked for again
@@ -71,7 +75,9 @@ class CachedTable:
         now = self._clock.seconds()
         hits, missing = self._remembered(keys, now)
         if not missing:
+            self.hits += 1
             return hits
+        self.misses += 1
         if now < self._resting_until and (known := self._last_known(keys, now)):
             raise LookupFailed(self._failure, known)
         try:
@@ -161,7 +167,7 @@ class CachedTable:
         """Ask the table, for whoever waits: one who gives up takes nothing from the others."""
         query = _Query(keys)
         self._asked.update(dict.fromkeys(keys, query))
-        query.work = Deferred.fromCoroutine(self._ask(query))
+        query.work = start(self._ask(query))
         return query
 
     async def _ask(self, query: _Query) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from smtpproxy.mail import Client
 from smtpproxy.routing.answers import Answer, Found, Mapping, NoRoute, Question, Row
 from smtpproxy.routing.servers import Upstream
 from smtpproxy.smtp.paths import Path
+
+Counts = Counter[tuple[str, type[Answer]]]  # by mapping, how often it gave which answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,15 @@ class Router:
     look-up: asking a later one could send mail to the wrong server.
     """
 
-    def __init__(self, mappings: Sequence[Mapping], recipient_delimiter: str, domain: str) -> None:
+    def __init__(
+        self,
+        mappings: Sequence[Mapping],
+        recipient_delimiter: str,
+        domain: str,
+        before: Router | None = None,
+    ) -> None:
+        """`before` is the one that this one takes the place of: it counts on from there."""
+        self.counts: Counts = before.counts if before else Counter()
         self._mappings = tuple(mappings)
         self._delimiter = recipient_delimiter
         self._domain = domain
@@ -75,8 +86,10 @@ class Router:
         """What each mapping says, up to the one whose answer counts."""
         answers: list[Answer] = []
         for mapping in self._mappings:
-            answers.append(await mapping.lookup(question))
-            if not isinstance(answers[-1], NoRoute):
+            answer = await mapping.lookup(question)
+            answers.append(answer)
+            self.counts[mapping.name, type(answer)] += 1
+            if not isinstance(answer, NoRoute):
                 break
         return answers
 

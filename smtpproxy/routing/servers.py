@@ -79,6 +79,10 @@ class Server:
         weight = f"*{self.weight}" if self.weight else ""
         return f"{kind}{self._where()}{weight}"
 
+    def at(self, address: str) -> str:
+        """The server, and which of its addresses, where that says more."""
+        return str(self) if address in (self.host, self.path) else f"{self} at {address}"
+
     def _where(self) -> str:
         if self.path:
             return f"{_UNIX}{self.path}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from smtpproxy.smtp.content import HeaderSection, has_bare_line_end
+from smtpproxy.smtp.content import HeaderSection, HiddenDots, has_bare_line_end
 
 
 class ChunkReader:
@@ -22,7 +22,8 @@ class ChunkReader:
 
     `size` counts the octets of the content given out so far (RFC 1870).  `bare` tells
     whether a bare CR or LF was met, which is no fault in a binary message.  `ascii` tells
-    whether every octet had its eighth bit clear, `header_ascii` the same of the header section.
+    whether every octet had its eighth bit clear, `header_ascii` the same of the header section,
+    which has `header_size` octets.
     """
 
     def __init__(self, binary: bool) -> None:
@@ -38,6 +39,10 @@ class ChunkReader:
     @property
     def header_ascii(self) -> bool:
         return self._header.ascii
+
+    @property
+    def header_size(self) -> int:
+        return self._header.size
 
     def begin(self, size: int, last: bool) -> None:
         """A chunk of `size` octets follows."""
@@ -109,6 +114,13 @@ class Stuffer(_LineStarts):
     """Makes of message form what goes between DATA's 354 and the final `. CRLF`."""
 
     old, new = b"\r\n.", b"\r\n.."
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hidden = HiddenDots()
+
+    def feed(self, data: bytes) -> bytes:
+        return self._hidden.feed(super().feed(data))
 
     def end(self) -> bytes:
         """What the last line lacks of its line end."""

@@ -8,7 +8,6 @@ know.
 
 from __future__ import annotations
 
-from collections import deque
 from enum import Enum, auto
 from itertools import takewhile
 
@@ -32,7 +31,7 @@ class ClientConnection:
     def __init__(self) -> None:
         self.state = State.NEW
         self._reader = ReplyReader()
-        self._under_way: deque[Verb | _Owed] = deque([_Owed.GREETING])
+        self._under_way: list[Verb | _Owed] = [_Owed.GREETING]
         self._recipients = 1  # that get a reply of their own after 353
 
     @property
@@ -120,7 +119,7 @@ class ClientConnection:
             return None
         if not self._under_way:
             raise UnexpectedReply(reply)
-        owed = self._under_way.popleft()
+        owed = self._under_way.pop(0)
         if reply.code == 421 or self.state is State.ENDED:
             self.state = State.ENDED  # and nothing brings it back, a 354 behind it neither
         elif isinstance(owed, _Owed):

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from smtpproxy.smtp.paths import Path, parse_path
 from smtpproxy.smtp.replies import Reply
+from smtpproxy.smtp.xclient import NOTHING, Attributes, BadAttributes, read
 
 # RFC 5321 4.5.3.1.4 asks for 512 octets at least, parameters and long VERP
 # addresses need more; Postfix takes as many.
@@ -28,7 +29,8 @@ class Verb(Enum):
     HELO = "HELO"
     LHLO = "LHLO"
     STARTTLS = "STARTTLS"
-    XCLIENT = "XCLIENT"  # sent to upstreams, never taken from clients
+    XCLIENT = "XCLIENT"
+    XFORWARD = "XFORWARD"
     MAIL = "MAIL"
     RCPT = "RCPT"
     DATA = "DATA"
@@ -117,6 +119,18 @@ class Plain:
 Command = Hello | Mail | Rcpt | Bdat | Plain
 
 
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """XCLIENT or XFORWARD of a client, and what it says; `flaw` is the reply where that is wrong.
+
+    It is no `Command`: none such is ever sent on.
+    """
+
+    verb: Verb
+    said: Attributes = field(default_factory=lambda: NOTHING)
+    flaw: Reply | None = None
+
+
 class BadCommand(Exception):
     """A line that is no command, and the reply it deserves.
 
@@ -129,7 +143,7 @@ class BadCommand(Exception):
         self.reply = reply
 
 
-def parse_command(line: bytes) -> Command:
+def parse_command(line: bytes) -> Command | Introduction:
     """The command in `line` (without its CRLF).
 
     Raises `BadCommand` with 500 for what is no command, 501 for a wrong argument,
@@ -221,12 +235,21 @@ def _required(verb: Verb, argument: str) -> Plain:
     return Plain(verb, argument)
 
 
-_PARSERS: Mapping[str, Callable[[Verb, str], Command]] = {
+def _introduction(verb: Verb, argument: str) -> Introduction:
+    # What is wrong with it is for those alone who may say it at all.
+    try:
+        return Introduction(verb, read(verb.value, argument))
+    except BadAttributes as fault:
+        return Introduction(verb, flaw=Reply.of(501, "5.5.4", str(fault)))
+
+
+_PARSERS: Mapping[str, Callable[[Verb, str], Command | Introduction]] = {
     "EHLO": _hello,
     "HELO": _hello,
     "LHLO": _hello,
     "STARTTLS": _bare,
-    "XCLIENT": _free,
+    "XCLIENT": _introduction,
+    "XFORWARD": _introduction,
     "MAIL": _mail,
     "RCPT": _rcpt,
     "DATA": _bare,

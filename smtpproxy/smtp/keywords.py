@@ -52,6 +52,27 @@ NEEDS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+# The octets that parameters of MAIL or RCPT may add to the line, at least as the RFC says.
+_OCTETS_ADDED: Mapping[str, int] = MappingProxyType(
+    {
+        "SIZE": 26,  # RFC 1870 section 3
+        "8BITMIME": 17,  # RFC 6152 section 2, and for BINARYMIME as well
+        "SMTPUTF8": 10,  # RFC 6531 section 3.1
+        "DSN": 536,  # RFC 3461 section 4: ORCPT with 500, and NOTIFY
+        "REQUIRETLS": 11,  # RFC 8689 section 2
+        "MT-PRIORITY": 15,  # RFC 6710 section 3
+        "DELIVERBY": 17,  # RFC 2852 section 3
+        "FUTURERELEASE": 40,  # RFC 4865 section 4
+        "PRDR": 5,
+    }
+)
+
+
+def octets_added(announced: Iterable[str]) -> int:
+    """How much longer a command line may be where these keywords are announced."""
+    return sum(_OCTETS_ADDED.get(keyword, 0) for keyword in announced)
+
+
 LEAST_SIZE = 65536  # octets that every server must take: RFC 5321 section 4.5.3.1.7
 
 

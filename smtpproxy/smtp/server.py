@@ -7,8 +7,8 @@ answered, so replies leave in the order of the commands, whatever takes long.
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from smtpproxy.smtp.chunks import ChunkReader, ChunkSkipper
 from smtpproxy.smtp.commands import (
@@ -16,6 +16,7 @@ from smtpproxy.smtp.commands import (
     BadCommand,
     Bdat,
     Command,
+    Introduction,
     Mail,
     Plain,
     Rcpt,
@@ -32,11 +33,12 @@ from smtpproxy.smtp.states import SERVER, State
 class Refusal:
     """A command that is refused whoever asks, and the reply: for bad syntax or bad sequence.
 
-    `verb` is "" where the line holds no known command.
+    `verb` is "" where the line holds no known command.  `said` is the line, or what it means.
     """
 
     verb: str
     reply: Reply
+    said: bytes | Command | Introduction = field(default=b"", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +62,17 @@ class EndOfChunk:
 @dataclass(frozen=True, slots=True)
 class EndOfContent:
     """The end of the message was met: `size` in octets (RFC 1870), whether all of them, and all
-    of its header, had the eighth bit clear, and whether a bare CR or LF was met."""
+    of its header, had the eighth bit clear, whether a bare CR or LF was met, and the octets of the
+    header."""
 
     size: int
     ascii: bool
     bare: bool
     header_ascii: bool = True
+    header_size: int = 0
 
 
-Event = Command | Refusal | Content | EndOfChunk | EndOfContent
+Event = Command | Introduction | Refusal | Content | EndOfChunk | EndOfContent
 
 # Commands looked at ahead: each is looked at again for every one before it.
 MOST_AHEAD = 100
@@ -79,6 +83,9 @@ _LMTP_HELLOS = frozenset({Verb.LHLO})
 _WRONG_HELLO = Reply.of(500, "5.5.1", "This is an SMTP server; send EHLO")
 _WRONG_LMTP_HELLO = Reply.of(500, "5.5.1", "This is an LMTP server; send LHLO")
 _NO_CHUNKING = Reply.of(502, "5.5.1", "CHUNKING is not offered")
+_NOT_IMPLEMENTED = Reply.of(502, "5.5.1", "Command not implemented")
+_NOT_TRUSTED = Reply.of(550, "5.7.0", "Insufficient authorization")
+TOO_LONG = Reply.of(500, "5.5.2", "Line too long")
 _NO_LMTP_RECIPIENTS = Reply.of(503, "5.5.1", "No valid recipients")  # RFC 2033 section 4.2
 
 
@@ -89,24 +96,28 @@ def _refusal(line: bytes, verb: str, reply: Reply) -> Refusal:
     run as commands.
     """
     if line[:4].upper() == b"BDAT":
-        return Refusal("BDAT", Reply.of(421, "4.5.4", "Syntax: BDAT size [LAST]"))
-    return Refusal(verb, reply)
+        return Refusal("BDAT", Reply.of(421, "4.5.4", "Syntax: BDAT size [LAST]"), line)
+    return Refusal(verb, reply, line)
 
 
 class ServerConnection:
     """One client's connection, seen from the server.
 
-    `chunking` tells whether BDAT is taken (RFC 3030).
+    `chunking` tells whether BDAT is taken (RFC 3030), `trust` whether XCLIENT and XFORWARD are, of
+    this client, and by leaving them out that they are of nobody.  `max_line` is the length of the
+    longest command line in octets, CRLF included.
     """
 
     def __init__(self, lmtp: bool = False) -> None:
         self.state = State.NEW
         self.chunking = False
+        self.max_line = MAX_COMMAND_LINE
+        self.trust: Mapping[Verb, bool] = {}
         self._lmtp = lmtp
         self._buffer = bytearray()
         self._searched = 0
         self._overlong = b""  # how a line begins that is too long
-        self._ahead: deque[tuple[int, Command]] = deque()  # read already, with their octets
+        self._ahead: list[tuple[int, Command]] = []  # read already, with their octets
         self._reader: DataReader | ChunkReader | None = None  # while inside content
         self._chunks: ChunkReader | None = None  # of the message under way
         self._binary = False
@@ -122,6 +133,16 @@ class ServerConnection:
     def buffered(self) -> int:
         """Octets received and not yet given out."""
         return len(self._buffer)
+
+    @property
+    def unanswered(self) -> Verb | None:
+        """The command that was given out, and has no answer yet."""
+        return self._unanswered
+
+    @property
+    def inside_content(self) -> bool:
+        """What comes next is content, be it of a chunk that is refused."""
+        return self.state is State.CONTENT or self._skipper is not None
 
     def next_event(self) -> Event | None:
         """The next thing the client said; None when more bytes, or first an answer, are needed."""
@@ -147,7 +168,7 @@ class ServerConnection:
             elif isinstance(command, Bdat):
                 self._begin_chunk(command)
             return command
-        refusal = Refusal(command.verb.value, answer)
+        refusal = Refusal(command.verb.value, answer, command)
         if isinstance(command, Bdat):
             # The chunk follows whatever we say (RFC 3030 section 2), and never runs as commands.
             self._skipper, self._pending = ChunkSkipper(command.size), refusal
@@ -167,12 +188,11 @@ class ServerConnection:
         while len(self._ahead) < MOST_AHEAD and (
             not self._ahead or isinstance(self._ahead[-1][1], Rcpt)
         ):
-            end = self._buffer.find(b"\r\n", place, place + MAX_COMMAND_LINE)
-            line = bytes(self._buffer[place:end])
+            end = self._buffer.find(b"\r\n", place, place + self.max_line)
             if end < 0:
                 break
             try:
-                command = parse_command(line)
+                command = parse_command(bytes(self._buffer[place:end]))
             except BadCommand:
                 break
             if not (isinstance(command, Rcpt) or command == _DATA):
@@ -222,9 +242,9 @@ class ServerConnection:
         if self.state is not State.CONTENT or self._reader is not None or self._pending is not None:
             raise LocalProtocolError("a reply before the end of data")
 
-    def _next_command(self) -> Command | Refusal | None:
+    def _next_command(self) -> Command | Introduction | Refusal | None:
         if self._ahead:
-            octets, command = self._ahead.popleft()
+            octets, command = self._ahead.pop(0)
             del self._buffer[:octets]
             self._searched = 0
             return command
@@ -236,7 +256,7 @@ class ServerConnection:
         except BadCommand as bad:
             return _refusal(line, bad.verb, bad.reply)
 
-    def _answer(self, command: Command) -> State | Reply:
+    def _answer(self, command: Command | Introduction) -> State | Reply:
         """The state that the command leads to, or the reply that refuses it."""
         verb = command.verb
         if self._lmtp and verb in _HELLOS:
@@ -247,7 +267,21 @@ class ServerConnection:
             return _NO_CHUNKING
         if self._lmtp and verb in (Verb.DATA, Verb.BDAT) and self.state is State.SENDER:
             return _NO_LMTP_RECIPIENTS
+        if isinstance(command, Introduction):
+            return self._answer_introduction(command)
         return SERVER[self.state][verb]
+
+    def _answer_introduction(self, command: Introduction) -> State | Reply:
+        """In Postfix's order: the place, who may say it, and then what is said."""
+        trusted = self.trust.get(command.verb)
+        answer = SERVER[self.state][command.verb]
+        if trusted is None:
+            return _NOT_IMPLEMENTED
+        if isinstance(answer, Reply):
+            return answer
+        if not trusted:
+            return _NOT_TRUSTED
+        return command.flaw or answer
 
     def _begin_chunk(self, command: Bdat) -> None:
         if self._chunks is None:
@@ -266,17 +300,17 @@ class ServerConnection:
         buffer = self._buffer
         end = buffer.find(b"\n", self._searched)
         if end < 0:
-            if len(buffer) > MAX_COMMAND_LINE or self._overlong:
-                self._overlong = self._overlong or bytes(buffer[:MAX_COMMAND_LINE])
+            if len(buffer) > self.max_line or self._overlong:
+                self._overlong = self._overlong or bytes(buffer[: self.max_line])
                 buffer.clear()
             self._searched = len(buffer)
             return None
         line = bytes(buffer[:end])
         del buffer[: end + 1]
         self._searched = 0
-        if self._overlong or len(line) >= MAX_COMMAND_LINE:
+        if self._overlong or len(line) >= self.max_line:
             line, self._overlong = self._overlong or line, b""
-            return _refusal(line, "", Reply.of(500, "5.5.2", "Line too long"))
+            return _refusal(line, "", TOO_LONG)
         if not line.endswith(b"\r"):
             return _refusal(line, "", Reply.of(500, "5.5.2", "Lines end in CR LF"))
         return line[:-1]
@@ -294,7 +328,9 @@ class ServerConnection:
         self._reader = None
         end: EndOfChunk | EndOfContent = EndOfChunk()
         if self._last_chunk:
-            end = EndOfContent(reader.size, reader.ascii, reader.bare, reader.header_ascii)
+            end = EndOfContent(
+                reader.size, reader.ascii, reader.bare, reader.header_ascii, reader.header_size
+            )
         if not data:
             return end
         self._pending = end

@@ -32,7 +32,6 @@ _HELLO_FIRST = Reply.of(503, "5.5.1", "Send EHLO first")
 _MAIL_FIRST = Reply.of(503, "5.5.1", "Send MAIL first")
 _NESTED = Reply.of(503, "5.5.1", "A transaction is under way; send RSET to leave it")
 _NO_RECIPIENTS = Reply.of(554, "5.5.1", "No valid recipients")
-_NOT_IMPLEMENTED = Reply.of(502, "5.5.1", "Command not implemented")
 _CHUNKED = Reply.of(503, "5.5.1", "The message goes on with BDAT; send RSET to leave it")
 _NO_AUTH = Reply.of(503, "5.5.1", "Authentication is not enabled here")
 
@@ -46,7 +45,8 @@ SERVER: Mapping[State, Mapping[Verb, State | Reply]] = {
         _V.HELO: _S.READY,
         _V.LHLO: _S.READY,
         _V.STARTTLS: _S.GREETED,
-        _V.XCLIENT: _NOT_IMPLEMENTED,
+        _V.XCLIENT: _S.GREETED,
+        _V.XFORWARD: _S.GREETED,
         _V.MAIL: _HELLO_FIRST,
         _V.RCPT: _HELLO_FIRST,
         _V.DATA: _HELLO_FIRST,
@@ -64,7 +64,8 @@ SERVER: Mapping[State, Mapping[Verb, State | Reply]] = {
         _V.HELO: _S.READY,
         _V.LHLO: _S.READY,
         _V.STARTTLS: _S.GREETED,
-        _V.XCLIENT: _NOT_IMPLEMENTED,
+        _V.XCLIENT: _S.GREETED,
+        _V.XFORWARD: _S.READY,
         _V.MAIL: _S.SENDER,
         _V.RCPT: _MAIL_FIRST,
         _V.DATA: _MAIL_FIRST,
@@ -82,7 +83,8 @@ SERVER: Mapping[State, Mapping[Verb, State | Reply]] = {
         _V.HELO: _S.READY,
         _V.LHLO: _S.READY,
         _V.STARTTLS: _NESTED,
-        _V.XCLIENT: _NOT_IMPLEMENTED,
+        _V.XCLIENT: _NESTED,
+        _V.XFORWARD: _NESTED,
         _V.MAIL: _NESTED,
         _V.RCPT: _S.RECIPIENTS,
         _V.DATA: _NO_RECIPIENTS,
@@ -100,7 +102,8 @@ SERVER: Mapping[State, Mapping[Verb, State | Reply]] = {
         _V.HELO: _S.READY,
         _V.LHLO: _S.READY,
         _V.STARTTLS: _NESTED,
-        _V.XCLIENT: _NOT_IMPLEMENTED,
+        _V.XCLIENT: _NESTED,
+        _V.XFORWARD: _NESTED,
         _V.MAIL: _NESTED,
         _V.RCPT: _S.RECIPIENTS,
         _V.DATA: _S.CONTENT,
@@ -118,7 +121,8 @@ SERVER: Mapping[State, Mapping[Verb, State | Reply]] = {
         _V.HELO: _S.READY,
         _V.LHLO: _S.READY,
         _V.STARTTLS: _NESTED,
-        _V.XCLIENT: _NOT_IMPLEMENTED,
+        _V.XCLIENT: _NESTED,
+        _V.XFORWARD: _NESTED,
         _V.MAIL: _NESTED,
         _V.RCPT: _CHUNKED,
         _V.DATA: _CHUNKED,

@@ -16,6 +16,8 @@ from smtpproxy.deadlines import Deadlines, TimedOut
 from smtpproxy.transport.poll import Poll
 from smtpproxy.transport.transport import Transport
 
+AGAIN = 0.1  # seconds between two attempts where a queue is full
+
 P = TypeVar("P", bound=Protocol)
 
 
@@ -38,6 +40,8 @@ async def connect(
         if family != sockets.AF_UNIX:
             socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
         number = socket.connect_ex(target)
+        if family == sockets.AF_UNIX and number == errno.EAGAIN:
+            number = await _again(socket, target, deadlines, seconds)
         if number == errno.EINPROGRESS:
             attempt = _Attempt(socket, poll)
             deadline = deadlines.add(seconds, lambda: attempt.end(TimedOut(seconds)))
@@ -53,6 +57,18 @@ async def connect(
     protocol = make()
     protocol.makeConnection(Transport(socket, target, protocol, poll))  # type: ignore[no-untyped-call]
     return protocol
+
+
+async def _again(socket: sockets.socket, target: Any, deadlines: Deadlines, seconds: float) -> int:
+    """A Unix socket whose queue was full (unix(7)): try until there is room, as TCP does."""
+    until = deadlines.seconds() + seconds
+    number = errno.EAGAIN
+    while number == errno.EAGAIN:
+        if deadlines.seconds() >= until:
+            raise TimedOut(seconds)
+        await deadlines.sleep(AGAIN)
+        number = socket.connect_ex(target)
+    return number
 
 
 class _Attempt:

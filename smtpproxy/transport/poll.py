@@ -35,8 +35,8 @@ class Descriptor(Protocol):
 class Poll:
     """The sockets of one process, which does not fork once there are any.
 
-    The reactor knows of it while there are any.  None of them may be duplicated: epoll forgets a
-    socket only with the last descriptor of it.
+    The reactor knows of it while there are any.  None that is forgotten may be duplicated: epoll
+    forgets a socket only with the last descriptor of it.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -71,6 +71,11 @@ class Poll:
         del self._watched[fd]
         if not self._watched:
             self.reactor.removeReader(self)
+
+    def leave(self, fd: int) -> None:
+        """The same, of a socket that others may have open, too."""
+        self._epoll.unregister(fd)
+        self.forget(fd)
 
     def soon(self, call: Callable[..., object], *arguments: Any) -> None:
         """Call it once whoever is at work now is done, and not from within."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from socket import SO_ERROR, SOL_SOCKET
 
 from OpenSSL import SSL
+from OpenSSL._util import lib
 from twisted.internet.error import ConnectionLost
 
 RECORD = 16 * 1024  # octets; no record brings more (RFC 8446 section 5.1)
@@ -27,7 +28,11 @@ class Secured:
 
         That is a peer's wish for new keys, which has to be answered (RFC 8446 section 4.6.3).
         """
+        # As pyOpenSSL has it, one call reads on as long as a peer sends nothing but new keys, and
+        # everybody else would wait.  There is no other way to its switch.
+        lib.SSL_clear_mode(connection._ssl, lib.SSL_MODE_AUTO_RETRY)
         self.connection = connection
+        self.held_up = False  # sending, until the peer has said the rest of what it began
         self._needs_room = needs_room
         self._recv = connection.recv
         self._send = connection.send
@@ -62,8 +67,12 @@ class Secured:
         except SSL.Error as error:
             raise Lost(words(error)) from None
 
-    def send(self, data: bytes | bytearray) -> int:
-        """How much of `data` was taken.  After BlockingIOError, come with the same again."""
+    def send(self, data: bytes | memoryview) -> int:
+        """How much of `data` was taken.  After BlockingIOError, come with the same again.
+
+        `held_up` tells then that it is not for want of room: half a message about keys has come,
+        and OpenSSL says nothing before the other half.
+        """
         sent, size = 0, len(data)
         try:
             if size <= RECORD:
@@ -71,14 +80,15 @@ class Secured:
             with memoryview(data) as rest:  # OpenSSL takes one record at a time
                 while sent < size:
                     sent += self._write(rest[sent : sent + RECORD])
-        except SSL.WantWriteError:
+        except (SSL.WantWriteError, SSL.WantReadError) as wanted:
+            self.held_up = isinstance(wanted, SSL.WantReadError)
             if not sent:
                 raise BlockingIOError from None
-        except SSL.Error as error:  # WantReadError too: it would be another handshake
+        except SSL.Error as error:
             raise Lost(words(error)) from None
         return sent
 
-    def _write(self, data: bytes | bytearray | memoryview) -> int:
+    def _write(self, data: bytes | memoryview) -> int:
         # To OpenSSL, a write that fails ends reading too: what the peer said last would be lost.
         if number := self._socket_error(SOL_SOCKET, SO_ERROR):
             raise Lost(os.strerror(number))

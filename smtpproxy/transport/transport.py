@@ -29,8 +29,7 @@ from smtpproxy.transport.poll import Poll
 from smtpproxy.transport.secured import RECORD, Lost, Secured
 
 READ_SIZE = 64 * 1024  # octets read at once
-HIGH_WATER = 64 * 1024  # octets that wait to be sent at which the producer pauses
-RECORDS = 4  # of TLS in one go, where they are full: about as much as is read at once
+ROUNDS = 4  # of reading in one go, where there is so much
 LAST_READS = 16  # of what a peer has said, at the end
 
 _ABORTED = Failure(ConnectionAborted())  # type: ignore[no-untyped-call]
@@ -48,6 +47,8 @@ class Transport:
         "_closing",
         "_events",
         "_fd",
+        "_full",
+        "_lingering",
         "_open",
         "_paused",
         "_peer",
@@ -57,13 +58,13 @@ class Transport:
         "_protocol",
         "_reading",
         "_receive",
-        "_rounds",
         "_secured",
         "_send",
         "_shaking",
         "_socket",
         "_taking",
         "_unsent",
+        "_waiting",
     )
 
     def __init__(self, socket: sockets.socket, peer: Any, protocol: Any, poll: Poll) -> None:
@@ -77,11 +78,12 @@ class Transport:
         self._protocol = protocol
         self._poll = poll
         self._receive: Callable[[], bytes] = partial(socket.recv, READ_SIZE)
-        self._send: Callable[[bytes | bytearray], int] = socket.send
+        self._send: Callable[[bytes | memoryview], int] = socket.send
         self._secured: Secured | None = None
         self._shaking = False  # hands, for TLS
-        self._rounds = 1  # of reading, where there is so much
-        self._unsent = bytearray()
+        self._full = READ_SIZE  # octets that tell that more may have come
+        self._unsent: list[bytes | memoryview] = []  # pieces as they were written, not copies
+        self._waiting = 0  # octets in them
         self._producer: Any = None
         self._producer_paused = False
         self._open = True
@@ -89,12 +91,13 @@ class Transport:
         self._reading = True  # until the input has ended
         self._paused = False  # reading
         self._closing = False
+        self._lingering = False  # until the peer closes, too
         self._events = EPOLLIN
         poll.watch(self._fd, self, EPOLLIN)
 
     def __repr__(self) -> str:
         state = "open" if self._open else "closed"
-        return f"<Transport {self._fd}, {state}, {len(self._unsent)} octets to send>"
+        return f"<Transport {self._fd}, {state}, {self._waiting} octets to send>"
 
     # ITransport, and what else Twisted's transports of sockets have.
 
@@ -103,7 +106,8 @@ class Transport:
         if not self._taking or not data:
             return
         if self._unsent:
-            self._unsent += data
+            self._unsent.append(data)
+            self._waiting += len(data)
         else:
             try:
                 sent = self._send(data)
@@ -114,16 +118,19 @@ class Transport:
                 return
             if sent == len(data):
                 return
-            self._unsent += memoryview(data)[sent:]
-            self._watch(self._events | EPOLLOUT)
-        if len(self._unsent) >= HIGH_WATER:
-            self._pause_producer()
+            self._unsent.append(memoryview(data)[sent:])
+            self._waiting = len(data) - sent
+            self._wait_to_send()
+        # At once: the kernel holds enough, and a piece of which little waits is held whole.
+        self._pause_producer()
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
         """Send what was written, then close; what still comes in is not read."""
+        if self._lingering and self._closing and not self._unsent:
+            self._close(connectionDone)  # it has had its time
         if self._closing or not self._open:
             return
         self._closing, self._taking, self._reading = True, False, False
@@ -131,6 +138,16 @@ class Transport:
             self._watch(EPOLLOUT)
         else:
             self._finish()
+
+    def loseWriteConnection(self) -> None:
+        """As `loseConnection`, but close only when the peer does: what it still sends is dropped.
+
+        The kernel answers what comes to a closed socket by a reset, which may overtake what was
+        sent last.
+        """
+        if not self._closing:
+            self._lingering = True
+            self.loseConnection()
 
     def abortConnection(self) -> None:
         """Reset the connection; what is not sent yet is dropped."""
@@ -157,7 +174,7 @@ class Transport:
         if not streaming:
             raise NotImplementedError("a producer that has to be asked for every piece")
         self._producer, self._producer_paused = producer, False
-        if len(self._unsent) >= HIGH_WATER:
+        if self._unsent:
             self._pause_producer()
 
     def unregisterProducer(self) -> None:
@@ -211,7 +228,7 @@ class Transport:
             return
         self._watch(EPOLLIN)
         if done:
-            self._shaking, self._rounds = False, RECORDS
+            self._shaking, self._full = False, RECORD
             self._receive, self._send = secured.receive, secured.send
             if self._unsent:
                 self._flush()
@@ -229,11 +246,14 @@ class Transport:
         if events & ~EPOLLOUT:
             if self._reading and not self._paused:
                 self._read()
+            elif self._lingering and self._closing and not self._unsent:
+                if self._discard():
+                    self._close(connectionDone)
             elif events & (EPOLLERR | EPOLLHUP):
                 self._lose(_error_of(self._socket))
-            else:
+            elif not self._held_up:
                 self._watch(self._events & ~EPOLLIN)
-        if events & EPOLLOUT and self._open:
+        if (events & EPOLLOUT or self._held_up) and self._open:
             self._flush()
             if self._secured and self._reading and not self._paused:
                 self._read()  # which may have waited for room to go on
@@ -242,7 +262,7 @@ class Transport:
         self.abortConnection()
 
     def _read(self) -> None:
-        for _ in range(self._rounds):
+        for _ in range(ROUNDS):
             try:
                 data = self._receive()
             except BlockingIOError:
@@ -254,7 +274,7 @@ class Transport:
                 self._input_ended()
                 return
             self._protocol.dataReceived(data)
-            if len(data) < RECORD or self._paused or not self._reading or not self._open:
+            if len(data) < self._full or self._paused or not self._reading or not self._open:
                 return
 
     def _input_ended(self) -> None:
@@ -266,16 +286,22 @@ class Transport:
 
     def _flush(self) -> None:
         if self._unsent:
+            data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
+            self._unsent = [data]  # the same again, where TLS takes none
             try:
-                sent = self._send(self._unsent)
+                sent = self._send(data)
             except BlockingIOError:
+                self._wait_to_send()
                 return
             except (OSError, Lost) as error:
                 self._cannot_write(error)
                 return
-            del self._unsent[:sent]
-            if self._unsent:
+            self._waiting -= sent
+            if self._waiting:
+                self._unsent = [memoryview(data)[sent:]]
+                self._wait_to_send()
                 return
+            self._unsent = []
         self._watch(self._events & ~EPOLLOUT)
         if self._closing:
             self._finish()
@@ -295,13 +321,18 @@ class Transport:
                 return
             except Lost:
                 pass
-        self._discard()
-        self._close(connectionDone)
+        ended = self._discard()
+        if ended or not self._lingering:
+            self._close(connectionDone)
+            return
+        with suppress(OSError):
+            self._socket.shutdown(sockets.SHUT_WR)
+        self._watch(EPOLLIN)
 
     def _cannot_write(self, error: Exception) -> None:
         """The peer is gone, but what it said before, and why, can mostly still be read."""
         self._taking = False
-        self._unsent = bytearray()
+        self._unsent, self._waiting = [], 0
         if self._closing:
             self._lose(error)
         else:
@@ -320,15 +351,20 @@ class Transport:
             self._protocol.dataReceived(data)
         self._lose(error)
 
-    def _discard(self) -> None:
-        """Take what has come and is not read.
+    def _discard(self) -> bool:
+        """Take what has come and is not read; tell whether the peer has ended.
 
         It would make the kernel reset the connection, and a reset may overtake the last reply.
         """
-        with suppress(OSError):
+        try:
             for _ in range(LAST_READS):
-                if len(self._socket.recv(READ_SIZE)) < READ_SIZE:
-                    break
+                if not self._socket.recv(READ_SIZE):
+                    return True
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return False
 
     def _lose(self, error: Exception) -> None:
         if isinstance(error, OSError):
@@ -341,7 +377,7 @@ class Transport:
             self._open = self._taking = self._reading = False
             self._poll.forget(self._fd)
             self._socket.close()
-            self._unsent = bytearray()
+            self._unsent, self._waiting = [], 0
             self._poll.soon(self._tell, reason)
 
     def _tell(self, reason: Failure) -> None:
@@ -350,6 +386,17 @@ class Transport:
         if producer is not None:
             producer.stopProducing()
         protocol.connectionLost(reason)
+
+    @property
+    def _held_up(self) -> bool:
+        """What is to be sent waits for what the peer says next."""
+        return bool(self._unsent) and self._secured is not None and self._secured.held_up
+
+    def _wait_to_send(self) -> None:
+        if self._held_up:  # there may be room all the time
+            self._watch(self._events & ~EPOLLOUT | EPOLLIN)
+        else:
+            self._watch(self._events | EPOLLOUT)
 
     def _watch(self, events: int) -> None:
         if events != self._events and self._open:
@@ -362,7 +409,7 @@ class Transport:
             self._producer.pauseProducing()
 
 
-def _not_yet(data: bytes | bytearray) -> int:
+def _not_yet(data: bytes | memoryview) -> int:
     raise BlockingIOError
 
 

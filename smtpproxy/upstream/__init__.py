@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from smtpproxy.upstream.agreement import Agreement
+from smtpproxy.upstream.checks import Checks
 from smtpproxy.upstream.connection import Connection
 from smtpproxy.upstream.connector import Connector, Dial, Heard
 from smtpproxy.upstream.dial import SocketDial
@@ -22,8 +23,11 @@ from smtpproxy.upstream.errors import (
     UpstreamError,
 )
 from smtpproxy.upstream.handshake import Caller, Manners
+from smtpproxy.upstream.health import Health, Trouble
 from smtpproxy.upstream.learnt import Learnt
 from smtpproxy.upstream.pool import Pool, PoolLimits
+from smtpproxy.upstream.slots import Slots
+from smtpproxy.upstream.standing import Standing, Standings
 from smtpproxy.upstream.survey import Survey
 
 __all__ = [
@@ -31,6 +35,7 @@ __all__ = [
     "Agreement",
     "Broken",
     "Caller",
+    "Checks",
     "ChunkRefused",
     "ClientRefused",
     "Connection",
@@ -38,6 +43,7 @@ __all__ = [
     "Dial",
     "EarlyReply",
     "GreetingRefused",
+    "Health",
     "Heard",
     "InDoubt",
     "Learnt",
@@ -48,8 +54,12 @@ __all__ = [
     "Ourselves",
     "Pool",
     "PoolLimits",
+    "Slots",
     "SocketDial",
+    "Standing",
+    "Standings",
     "Survey",
+    "Trouble",
     "Unreachable",
     "UpstreamError",
 ]

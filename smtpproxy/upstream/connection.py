@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from OpenSSL import SSL
-from twisted.internet.defer import Deferred
 
 from smtpproxy.deadlines import TimedOut
 from smtpproxy.events import Tls
@@ -19,6 +18,8 @@ from smtpproxy.smtp.extensions import Extensions
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.smtp.states import State
 from smtpproxy.stream import Disconnected, Stream
+from smtpproxy.tap import UNHEARD, Said, Tap, content_line, lines_of
+from smtpproxy.tasks import start
 from smtpproxy.upstream.errors import Broken, ChunkRefused, EarlyReply, InDoubt
 
 MOST_CHUNKS = 50  # under way without a reply
@@ -47,11 +48,20 @@ class Connection:
         self.first_choice = True  # no address before it was no use
         self.since = stream.seconds()
         self.kept = False  # it has waited for somebody to use it
+        self.retired = False  # no further transaction is to begin on it
+        self.traced = ""  # the session that it was told of by XCLIENT
         self._broken: str = ""
+        self._session, self._tap = "", UNHEARD  # whom it serves, and who may listen to that
+        self._octets = 0  # of content sent, since somebody listens
 
     def __repr__(self) -> str:
         state = self.broken or self._core.state.value
         return f"<Connection to {self.server} at {self.address}: {state}>"
+
+    @property
+    def place(self) -> str:
+        """The server, and which of its addresses."""
+        return self.server.at(self.address)
 
     @property
     def state(self) -> State:
@@ -78,20 +88,31 @@ class Connection:
 
     @property
     def used_up(self) -> bool:
-        """It has carried as many transactions as the upstream wants (RFC 9422 section 4.1)."""
-        return self.transactions >= self.extensions.limits.get("MAILMAX", self.transactions + 1)
+        """It has carried as many transactions as it may (RFC 9422 section 4.1)."""
+        return self.retired or self.transactions >= self.extensions.limits.get(
+            "MAILMAX", self.transactions + 1
+        )
 
     def seconds(self) -> float:
         """The time, for who gives several waits one deadline."""
         return self._stream.seconds()
 
+    def serve(self, session: str, tap: Tap) -> None:
+        """It is for the session of that name from now on, and who listens to it is told."""
+        self._session, self._tap = session, tap
+
     def preface(self, data: bytes) -> None:
         """Send what stands in front of all SMTP, as the PROXY protocol's header does."""
+        if self._tap.watch is not None:
+            self._tell("P", (b"<PROXY header, %d octets>" % len(data),))
         self._stream.write(data)
 
     def on_lost(self, callback: Callable[[], object]) -> None:
-        """Have `callback` called when the connection is gone."""
-        self._stream.on_lost = callback
+        """Have `callback` called when the socket is closed; at once where it is already."""
+        if self._stream.lost:
+            callback()
+        else:
+            self._stream.on_lost = callback
 
     async def ask(self, command: Command, seconds: float) -> Reply:
         """Send `command` and wait for its reply, at most `seconds`."""
@@ -109,6 +130,8 @@ class Connection:
             data = b"".join(self._core.send_verb(verb, line) for verb, line in lines)
         except ProtocolError as error:
             raise self._break(str(error)) from error
+        if self._tap.watch is not None:
+            self._tell("P", lines_of(data))
         self._stream.write(data)
 
     async def reply(self, seconds: float) -> Reply:
@@ -125,6 +148,8 @@ class Connection:
             raise self._break(f"no answer within {max(seconds, 0):.3g} s") from error
         except ProtocolError as error:
             raise self._break(str(error)) from error
+        if self._tap.watch is not None:
+            self._tell("U", lines_of(reply.encode()))
         return reply
 
     def send_content(self, data: bytes) -> None:
@@ -134,6 +159,8 @@ class Connection:
         """
         self._check_early()
         self._stream.write(self._core.send_content(data))
+        if self._tap.watch is not None:
+            self._octets += len(data)
 
     def send_chunk(self, data: bytes) -> None:
         """As `send_content`, as a BDAT chunk of its own.
@@ -145,6 +172,8 @@ class Connection:
             self._stream.write(self._core.send_chunk(data))
         except ProtocolError as error:
             raise self._break(str(error)) from error
+        if self._tap.watch is not None:
+            self._tell("P", (b"BDAT %d" % len(data), *content_line(len(data))))
 
     async def drained(self, seconds: float) -> None:
         """Wait, at most `seconds`, while the upstream takes no content; raises as it is sent."""
@@ -176,6 +205,9 @@ class Connection:
         self._check_early()
         last = self._core.send_content(data)
         self._stream.write(last + self._core.end_content(recipients, prdr))
+        if self._tap.watch is not None:
+            self._tell("P", (*content_line(self._octets + len(data)), b"."))
+        self._octets = 0
 
     def end_chunks(self, data: bytes, recipients: int = 1, prdr: bool = False) -> None:
         """Send the last part as the last chunk; otherwise as `end_content`."""
@@ -184,6 +216,8 @@ class Connection:
             self._stream.write(self._core.end_chunks(data, recipients, prdr))
         except ProtocolError as error:
             raise self._break(str(error)) from error
+        if self._tap.watch is not None:
+            self._tell("P", (b"BDAT %d LAST" % len(data), *content_line(len(data))))
 
     async def final_reply(self, seconds: float) -> Reply:
         """The next reply to the end of the message.
@@ -223,11 +257,11 @@ class Connection:
             with suppress(Broken):
                 await self.ask(Plain(Verb.QUIT), QUIT_TIME)
         finally:  # also where nobody waits for the reply any more
-            Deferred.fromCoroutine(self._let_close())
+            start(self._let_close())
 
     def leave(self) -> None:
         """As `quit`, without waiting."""
-        Deferred.fromCoroutine(self.quit())
+        start(self.quit())
 
     def abort(self) -> None:
         """Cut the connection: what was sent of a message never gets its final dot."""
@@ -277,7 +311,15 @@ class Connection:
             self._break(f"it refused a part of the message: {reply}")
             raise ChunkRefused(reply)
 
+    def _tell(self, who: str, lines: tuple[bytes, ...]) -> None:
+        """Tell who listens, if the connection serves a session."""
+        if self._tap.watch is not None and self._session:
+            names = str(self.upstream), str(self.server), self.address
+            self._tap.watch(Said(self._session, who, lines, *names))
+
     def _break(self, reason: str) -> Broken:
+        if self._tap.watch is not None and not self._broken:
+            self._tell("P", (f"<connection ended: {reason}>".encode("utf-8", "replace"),))
         self._broken = self._broken or reason
         self._stream.abort()
         return Broken(self._broken)

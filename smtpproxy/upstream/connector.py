@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
 from random import Random
 from typing import Protocol
 
 from smtpproxy.deadlines import Deadlines, TimedOut
-from smtpproxy.dns import NotFound, TryLater
 from smtpproxy.mail import Client, Peer
-from smtpproxy.routing import Server, Upstream
+from smtpproxy.routing import Identity, Server, Upstream
 from smtpproxy.smtp.extensions import Extensions
-from smtpproxy.stream import Disconnected, Stream
+from smtpproxy.stream import Disconnected, NoRoom, Stream
 from smtpproxy.upstream.connection import Connection
+from smtpproxy.upstream.ends import End, Ends, LeftOut, LookUp
 from smtpproxy.upstream.errors import (
     Broken,
+    GreetingRefused,
+    NotEncrypted,
     NotIntroduced,
+    NotVerified,
     Ourselves,
     Unreachable,
     UpstreamError,
@@ -32,6 +35,12 @@ from smtpproxy.upstream.handshake import (
     introduce,
     secure,
 )
+from smtpproxy.upstream.health import SLOW, Health, Trouble
+from smtpproxy.upstream.standing import Standing, Standings
+
+_PROXY = (Identity.PROXY1, Identity.PROXY2)
+
+SILENT = 20.0  # seconds: who says nothing for so long is down, even if nobody waits any longer
 
 Failed = Callable[[Server, str, str], object]  # told of an address and why it was given up
 Asked = Callable[[Server, str, Extensions], object]  # told what an address announces
@@ -39,16 +48,16 @@ Heard = Callable[[Upstream, Server, str, Extensions], object]  # the same, and o
 
 
 @dataclass(frozen=True, slots=True)
-class _End:
-    """An address of a server, or with "" why there is none.
+class _Attempt:
+    """An address that is tried; without a caller, for no mail.
 
-    `left` are the addresses and servers still to be tried, itself among them.
+    If it says nothing, it was given its chance at `fair` on the clock, and not before.
     """
 
-    server: Server
-    address: str
-    left: int = 1
-    error: Unreachable | None = None
+    upstream: Upstream
+    end: End
+    caller: Caller | None
+    fair: float
 
 
 class Dial(Protocol):
@@ -67,26 +76,31 @@ class Connector:
         self,
         *,
         dial: Dial,
-        resolve: Callable[[str], Awaitable[Sequence[str]]],
-        mail_hosts: Callable[[str], Awaitable[Sequence[str]]],
+        resolve: LookUp,
+        mail_hosts: LookUp,
         is_ourselves: Callable[[str, int], bool],
         manners: Manners,
         deadlines: Deadlines,
         random: Random | None = None,
         heard: Heard | None = None,
+        health: Health | None = None,
+        standings: Standings | None = None,
     ) -> None:
         """`mail_hosts` gives the hosts of a domain's MX records, best first.
 
         `heard` is told what each connection's upstream announced to a client that said EHLO.
+        `health` is told how each address does; mail goes by it, and by `standings`.
         """
         self._dial = dial
-        self._resolve = resolve
-        self._mail_hosts = mail_hosts
         self._is_ourselves = is_ourselves
         self._manners = manners
         self._deadlines = deadlines
-        self._random = random or Random()  # noqa: S311 (it spreads load)
         self._heard = heard
+        # Where all is well, they are false.
+        self._health = Health(deadlines.seconds) if health is None else health
+        self._standings = Standings() if standings is None else standings
+        drawing = random or Random()  # noqa: S311 (it spreads load)
+        self._ends = Ends(resolve, mail_hosts, drawing, self._health, self._standings)
 
     async def connect(
         self, upstream: Upstream, caller: Caller | None, seconds: float, failed: Failed
@@ -98,10 +112,12 @@ class Connector:
         """
         until = self._deadlines.seconds() + seconds
         last: UpstreamError | None = None
-        async for end in self._ends(in_order(upstream.servers, self._random)):
-            share = (until - self._deadlines.seconds()) / end.left
+        left_out = LeftOut()
+        async for end in self._ends.for_mail(upstream, left_out):
+            now = self._deadlines.seconds()
+            share = (until - now) / end.left
             try:
-                connection = await self._try(upstream, end, caller, share)
+                connection = await self._try(_Attempt(upstream, end, caller, now + share), share)
             except UpstreamError as error:
                 failed(end.server, end.address, str(error))
                 if not error.elsewhere:
@@ -110,20 +126,30 @@ class Connector:
                 if last is None or not isinstance(error, Ourselves):
                     last = error
                 continue
-            connection.first_choice = last is None
+            connection.first_choice = last is None and not left_out.down
             if caller is not None:
                 await self._tell(connection, caller)
             return connection
-        raise last or Unreachable("it has no address")
+        raise self._ends.error(left_out, last)
+
+    async def check(self, trouble: Trouble, seconds: float) -> None:
+        """Try an address that failed; at most `seconds`.  Raises `UpstreamError`."""
+        end = End(trouble.server, trouble.address)
+        until = self._deadlines.seconds() + seconds
+        connection = await self._try(_Attempt(trouble.upstream, end, None, until), seconds)
+        await connection.quit()
 
     async def ask(self, upstream: Upstream, seconds: float, heard: Asked, failed: Failed) -> None:
         """Have each address of each server say what it announces, to us and not to a client.
 
-        Each has `seconds`.  No mail is sent, and no client introduced.
+        Each has `seconds`.  No mail is sent, and no client introduced.  A server in maintenance is
+        not asked.
         """
-        async for end in self._ends(list(upstream.servers)):
+        async for end in self._ends.of(upstream.servers):
+            if self._standings.of(upstream, end.server) is Standing.MAINTENANCE:
+                continue
             try:
-                connection = await self._try(upstream, end, None, seconds)
+                connection = await self._try(_Attempt(upstream, end, None, inf), seconds)
             except UpstreamError as error:
                 failed(end.server, end.address, str(error))
                 continue
@@ -150,69 +176,78 @@ class Connector:
                 connection.upstream, connection.server, connection.address, connection.extensions
             )
 
-    async def _ends(self, servers: Sequence[Server]) -> AsyncIterator[_End]:
-        """Each address of each of `servers`, and those servers that have none."""
-        waiting = deque(servers)
-        while waiting:
-            server = waiting.popleft()
-            try:
-                if server.mx:
-                    names = await self._mail_hosts(server.host)
-                    waiting.extendleft(Server(name, server.port) for name in reversed(names))
-                    continue
-                addresses = [server.path] if server.path else await self._resolve(server.host)
-            except (NotFound, TryLater) as error:
-                yield _End(server, "", error=Unreachable(str(error)))
-                continue
-            for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
-                yield _End(server, address, left + len(waiting))
-
-    async def _try(
-        self, upstream: Upstream, end: _End, caller: Caller | None, seconds: float
-    ) -> Connection:
+    async def _try(self, attempt: _Attempt, seconds: float) -> Connection:
         """One address; raises `UpstreamError`, also where it takes longer than `seconds`."""
-        if end.error is not None:
-            raise end.error
+        if attempt.end.error is not None:
+            raise attempt.end.error
         try:
-            return await self._deadlines.limit(self._connect(upstream, end, caller), seconds)
+            return await self._deadlines.limit(self._connect(attempt), seconds)
         except TimedOut as error:
             raise Unreachable(f"no answer in {error.seconds:.0f} s") from error
 
-    async def _connect(self, upstream: Upstream, end: _End, caller: Caller | None) -> Connection:
-        if self._is_ourselves(end.address, end.server.port):
+    async def _connect(self, attempt: _Attempt) -> Connection:
+        if self._is_ourselves(attempt.end.address, attempt.end.server.port):
             raise Ourselves
         try:
-            return await self._open(upstream, end, caller, starttls=True)
+            return await self._open(attempt, starttls=True)
         except TlsFailed:
             # Encryption nobody can rely on is not worth the mail: again, in clear.
-            return await self._open(upstream, end, caller, starttls=False)
+            return await self._open(attempt, starttls=False)
 
-    async def _open(
-        self, upstream: Upstream, end: _End, caller: Caller | None, starttls: bool
-    ) -> Connection:
-        """Ready for the mail of `caller`; without one, for none."""
+    async def _open(self, attempt: _Attempt, starttls: bool) -> Connection:
+        """Ready for the mail of its caller; without one, for none."""
+        end, caller = attempt.end, attempt.caller
+        began = self._deadlines.seconds()
+        connection: Connection | None = None
+        well = False
         try:
             stream = await self._dial(end.address, end.server.port, self._manners.connect_time)
-        except (Disconnected, TimedOut) as error:
-            raise Unreachable(str(error)) from error
-        connection = Connection(stream, upstream, end.server, end.address)
-        try:
+            connection = Connection(stream, attempt.upstream, end.server, end.address)
+            if caller is not None:
+                connection.serve(caller.session, caller.tap)
             manners = await announce(connection, caller or self._nobody, self._manners)
             await greet(connection, manners)
             await hello(connection, manners)
             if starttls:
                 await secure(connection, manners)
+            well = True  # what is said from here on, is said of the client
+            if self._health:
+                self._health.well(end.server, end.address)
             if caller is not None:
                 await introduce(connection, caller, manners)
-        except Broken as error:
-            raise Unreachable(str(error)) from error
-        except UpstreamError:
-            connection.leave()
-            raise
-        except BaseException:
-            connection.abort()
+        except BaseException as error:
+            lost = isinstance(error, Disconnected | TimedOut | Broken)
+            told = Unreachable(str(error)) if lost else error
+            if not well and not isinstance(error, NoRoom):
+                self._note(attempt, told, began, connection is not None)
+            if lost:
+                raise told from error
+            if connection is not None:
+                if isinstance(error, UpstreamError):
+                    connection.leave()
+                else:
+                    connection.abort()
             raise
         return connection
+
+    def _note(self, attempt: _Attempt, error: BaseException, began: float, connected: bool) -> None:
+        """Tell the health what an error says of an address, before the client counted there."""
+        now = self._deadlines.seconds()
+        took = now - began
+        server, address = attempt.end.server, attempt.end.address
+        silent = took >= SILENT or (took >= SLOW and now >= attempt.fair)
+        if isinstance(error, Unreachable | GreetingRefused):
+            reason = str(error)
+        elif silent and not isinstance(error, TlsFailed):
+            reason = str(error) or f"no answer in {took:.0f} s"
+        elif isinstance(error, NotVerified | NotEncrypted | TlsFailed):  # it answers
+            self._health.well(server, address)
+            return
+        else:
+            return
+        # Behind a PROXY header it may be the client that it does not want.
+        sure = not (connected and attempt.caller and attempt.upstream.identity in _PROXY)
+        self._health.failed(attempt.upstream, server, address, reason, took, sure)
 
     @property
     def _nobody(self) -> Caller:
@@ -223,16 +258,3 @@ class Connector:
             return Client(peer, helo=self._manners.domain)
 
         return Caller(peer, identify)
-
-
-def in_order(servers: Sequence[Server], random: Random) -> list[Server]:
-    """The order in which to try `servers`: as written, or drawn by their weights.
-
-    Those that were drawn have none any more.
-    """
-    left, drawn = list(servers), []
-    while left and left[0].weight:
-        (chosen,) = random.choices(left, [server.weight for server in left])
-        left.remove(chosen)
-        drawn.append(replace(chosen, weight=0))
-    return drawn + left

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from smtpproxy.deadlines import Deadlines
-from smtpproxy.stream import Disconnected, Stream
+from smtpproxy.stream import Disconnected, NoRoom, Stream
 from smtpproxy.transport import Poll, connect
+
+# Descriptors or memory that we have not got: that says nothing of the upstream.
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,4 +26,5 @@ class SocketDial:
         try:
             return await connect(self.poll, self.deadlines, address, port, seconds, self.make)
         except OSError as error:
-            raise Disconnected(error.strerror or str(error)) from error
+            kind = NoRoom if error.errno in _OURS else Disconnected
+            raise kind(error.strerror or str(error)) from error

@@ -92,6 +92,30 @@ class Ourselves(UpstreamError):
         )
 
 
+class OutOfService(UpstreamError):
+    """An administrator has said that it drains, or is in maintenance (RFC 3463: X.3.2)."""
+
+    by = Side.PROXY
+
+    def __init__(self) -> None:
+        super().__init__(
+            "it drains, or is in maintenance",
+            Reply.of(451, "4.3.2", "The server of this recipient is in maintenance"),
+        )
+
+
+class Busy(UpstreamError):
+    """It has as many connections as it may, and none became free in time (RFC 3463: X.4.5)."""
+
+    by = Side.PROXY
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"all {most} connections are in use",
+            Reply.of(451, "4.4.5", "The server of this recipient is busy"),
+        )
+
+
 class Broken(Exception):
     """The connection to the upstream is of no use any more; the text says why."""
 

@@ -7,7 +7,7 @@ for the client (see `errors`).  To an LMTP server LHLO is said in place of each 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from OpenSSL import SSL
 
@@ -18,6 +18,7 @@ from smtpproxy.smtp import proxy_header, xclient
 from smtpproxy.smtp.commands import Hello, Plain, Verb
 from smtpproxy.smtp.extensions import Extensions
 from smtpproxy.smtp.replies import Reply
+from smtpproxy.tap import UNHEARD, Tap
 from smtpproxy.upstream.connection import Connection
 from smtpproxy.upstream.errors import (
     Broken,
@@ -34,18 +35,23 @@ class Caller:
     """Who an upstream is to be told of: the addresses at once, the rest when it is asked for.
 
     `identify` is asked with True where the client's name counts, which may take a while.
+    `session` is the name of the client's session, "" for none, and `tap` who may listen to it.
     """
 
     peer: Peer
     identify: Callable[[bool], Awaitable[Client]]
+    session: str = ""
+    tap: Tap = field(default=UNHEARD, compare=False)
 
     def as_it_is(self, client: Client) -> Caller:
         """The caller that goes on to be `client`, whatever the session's may say later."""
 
         async def identify(with_name: bool) -> Client:
-            return replace(client, name=(await self.identify(with_name)).name)
+            now = await self.identify(with_name)
+            # XCLIENT makes another peer: then the name is that of another client.
+            return replace(client, name=now.name) if now.peer is client.peer else client
 
-        return Caller(self.peer, identify)
+        return replace(self, identify=identify)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,8 @@ async def secure(connection: Connection, manners: Manners) -> None:
             raise NotEncrypted("it does not offer STARTTLS")
         return
     reply = await connection.ask(Plain(Verb.STARTTLS), manners.reply_time)
+    if reply.code == 421:  # it closes, and takes nothing in clear either
+        raise GreetingRefused(reply)
     if not reply.success:
         if wanted is Tls.MAY:
             return
@@ -167,12 +175,15 @@ async def introduce(connection: Connection, caller: Caller, manners: Manners) ->
     said = attributes(client)
     if connection.told is not None:  # what was said of the one before must not stay
         said = {**dict.fromkeys(("LOGIN", "DESTADDR", "DESTPORT"), UNAVAILABLE), **said}
+    if caller.session:
+        said["SESSION"] = caller.session
     lines = xclient.commands(said, announced)
     if not lines:
         if identity is Identity.XCLIENT:
             raise NotIntroduced
         return
     connection.told = client
+    connection.traced = caller.session if "SESSION" in announced else ""
     for line in lines:
         connection.send_raw((Verb.XCLIENT, line))
         reply = await connection.reply(manners.reply_time)
@@ -196,14 +207,14 @@ def attributes(client: Client) -> dict[str, str]:
         "NAME": client.name,
         "HELO": client.helo,
         "PROTO": client.protocol,
-        "PORT": str(peer.port) if peer.address else UNAVAILABLE,
+        "PORT": str(peer.port) if peer.port else UNAVAILABLE,
         "ADDR": _address(peer.address),
     }
     if client.login:
         said["LOGIN"] = client.login
     if peer.local_address:
         said["DESTADDR"] = _address(peer.local_address)
-        said["DESTPORT"] = str(peer.local_port)
+        said["DESTPORT"] = str(peer.local_port) if peer.local_port else UNAVAILABLE
     return said
 
 

@@ -87,10 +87,12 @@ class Known:
 class Learnt:
     """Remembers, of each upstream, what its addresses have announced."""
 
-    def __init__(self, deadlines: Deadlines, changed: Callable[[Agreement], object]) -> None:
+    def __init__(
+        self, deadlines: Deadlines, changed: Callable[[Agreement], object] = lambda _: None
+    ) -> None:
         """`changed` is given what the upstreams agree on, each time that this is another."""
+        self.changed = changed
         self._deadlines = deadlines
-        self._changed = changed
         self._listed: dict[Upstream, Known] = {}
         self._others: OrderedDict[Upstream, Known] = OrderedDict()  # heard last, at the end
         self._unlisted: tuple[str, ...] = ()
@@ -170,6 +172,11 @@ class Learnt:
         if len(known.failures) < MOST_ADDRESSES:
             known.failures[place] = Failure(server, address, reason, self._deadlines.seconds())
 
+    def servers(self, upstream: Upstream) -> set[Server]:
+        """Those of it that were heard, with the hosts of its MX records."""
+        known = self._listed.get(upstream) or self._others.get(upstream)
+        return {each.server for each in known.heard.values()} if known else set()
+
     def is_failing(self, upstream: Upstream) -> bool:
         """Whether some address of it could not be asked the last time."""
         known = self._listed.get(upstream)
@@ -219,7 +226,7 @@ class Learnt:
         agreement = agree(heard, self._unlisted)
         if agreement != self.agreement:
             self.agreement = agreement
-            self._changed(agreement)
+            self.changed(agreement)
 
 
 def _note_lapses(known: Known, place: Place, extensions: Extensions, now: float) -> None:

@@ -16,14 +16,18 @@ from smtpproxy.deadlines import Deadline, Deadlines, TimedOut
 from smtpproxy.mail import Client
 from smtpproxy.routing import Identity, Upstream
 from smtpproxy.smtp.states import State
+from smtpproxy.tasks import start
 from smtpproxy.upstream.connection import Connection
 from smtpproxy.upstream.connector import Connector, Failed
 from smtpproxy.upstream.errors import Broken, UpstreamError
 from smtpproxy.upstream.handshake import Caller
+from smtpproxy.upstream.slots import Slots
+from smtpproxy.upstream.standing import Standing, Standings
 
 MOST = 500  # connections kept, of all upstreams
 REST = 30.0  # seconds without making any ahead, after one that was no use
 PREPARE_TIME = 30.0  # seconds to make a connection that nobody waits for
+QUEUE_TIME = 30.0  # seconds to wait for a connection less, where there are as many as may be
 
 log = Logger()
 
@@ -33,7 +37,8 @@ class PoolLimits:
     """How long connections are kept, and how many.
 
     `idle` and `age` in seconds, where an `idle` of 0 keeps none; `uses` in transactions, `each`
-    for one upstream; `ready` is how many are made ahead for an upstream that is in use.
+    for one upstream; `ready` is how many are made ahead for an upstream that is in use.  `most` are
+    the connections of one upstream, kept or in use; 0 for any number.
     """
 
     idle: float
@@ -41,15 +46,28 @@ class PoolLimits:
     uses: int
     each: int
     ready: int = 0
+    most: int = 0
 
 
 class Pool:
     """Gives connections that are ready for mail, and takes back those that may serve again."""
 
-    def __init__(self, connector: Connector, limits: PoolLimits, deadlines: Deadlines) -> None:
+    def __init__(
+        self,
+        connector: Connector,
+        limits: PoolLimits,
+        deadlines: Deadlines,
+        slots: Slots | None = None,
+        standings: Standings | None = None,
+    ) -> None:
+        """`slots` and `standings` are those of all pools."""
         self._connector = connector
         self._limits = limits
         self._deadlines = deadlines
+        # Where there is nothing, they are false.
+        self._slots = Slots(deadlines) if slots is None else slots
+        self._standings = Standings() if standings is None else standings
+        self._standings.watch(self._stand)
         self._idle: dict[Upstream, dict[Connection, Deadline]] = {}
         self._kept = 0
         self._resting: dict[Upstream, float] = {}  # until when none is made ahead
@@ -66,8 +84,9 @@ class Pool:
         until = self._deadlines.seconds() + seconds
         connection = await self._reused(upstream, caller, until)
         if connection is None:
-            left = until - self._deadlines.seconds()
-            connection = await self._connector.connect(upstream, caller, left, failed)
+            connection = await self._fresh(upstream, caller, until, failed)
+        else:
+            self._slots.reused += 1
         if connection.first_choice:
             self._prepare(upstream)
         return connection
@@ -87,10 +106,11 @@ class Pool:
             or self._deadlines.seconds() - connection.since >= limits.age
             or len(idle) >= limits.each
             or len(self) >= MOST
+            or self._slots.waiting(connection.upstream)
+            or (self._standings and self._standing(connection) is not Standing.ENABLED)
         ):
             return False
         connection.kept = True
-        connection.on_lost(lambda: self._forget(connection))
         idle[connection] = self._deadlines.add(limits.idle, lambda: self._drop(connection))
         self._idle[connection.upstream] = idle
         self._kept += 1
@@ -105,10 +125,63 @@ class Pool:
     def stop(self) -> None:
         """Let all of them go, and keep none any more."""
         self._stopped = True
+        self._standings.unwatch(self._stand)
         for task in tuple(self._preparing):
             task.cancel()
         for connection in [each for idle in self._idle.values() for each in idle]:
             self._drop(connection)
+
+    def kept(self, upstream: Upstream) -> int:
+        """How many wait for somebody to use them."""
+        return len(self._idle.get(upstream, ()))
+
+    async def _fresh(
+        self, upstream: Upstream, caller: Caller, until: float, failed: Failed
+    ) -> Connection:
+        """A new one, as soon as there may be one more."""
+        slots, most = self._slots, self._limits.most
+        if not slots.take(upstream, most):
+            self._make_room(upstream)
+            if not slots.take(upstream, most):
+                left = until - self._deadlines.seconds()
+                await slots.wait(upstream, min(left / 2, QUEUE_TIME))
+        try:
+            left = until - self._deadlines.seconds()
+            connection = await self._connector.connect(upstream, caller, left, failed)
+        except BaseException:
+            slots.give_back(upstream)
+            raise
+        self._hold(connection)
+        return connection
+
+    def _hold(self, connection: Connection) -> None:
+        """It has its slot until its socket is closed."""
+        self._slots.hold(connection)
+        connection.on_lost(lambda: self._gone(connection))
+
+    def _gone(self, connection: Connection) -> None:
+        self._forget(connection)
+        self._slots.gone(connection)
+
+    def _make_room(self, upstream: Upstream) -> None:
+        """Part from the one kept that was used longest ago: it may not serve who asks for one."""
+        for connection in tuple(self._idle.get(upstream, ()))[:1]:
+            self._drop(connection)
+
+    def _stand(self) -> None:
+        """What drains, or is in maintenance, has changed: keep what may be kept."""
+        for connection in [each for idle in self._idle.values() for each in idle]:
+            if self._standing(connection) is not Standing.ENABLED:
+                self._drop(connection)
+        for connection in self._slots.connections():
+            if self._standing(connection) is Standing.MAINTENANCE:
+                connection.retired = True
+                # Between two transactions: to its session, as if the server had closed it.
+                if connection.idle and connection.state is State.READY and connection.transactions:
+                    connection.abort()
+
+    def _standing(self, connection: Connection) -> Standing:
+        return self._standings.of(connection.upstream, connection.server)
 
     async def _reused(self, upstream: Upstream, caller: Caller, until: float) -> Connection | None:
         """One that is there and has been told of the caller, where it wants to be."""
@@ -130,15 +203,21 @@ class Pool:
                 self._drop(connection)
             elif may_serve(connection, client):
                 self._forget(connection)
+                connection.serve(caller.session, caller.tap)
                 return connection
         return None
 
     async def _introduced(self, connection: Connection, caller: Caller, until: float) -> bool:
         """Has it been told of the caller, where it wants to be?  Else it is of no use."""
-        if connection.told is not None and connection.told.same_as(await caller.identify(True)):
-            return True
-        introducing = self._connector.introduce(connection, caller)
-        try:  # one that fell silent must leave time for a fresh one
+        try:
+            told = connection.told
+            same = told is not None and told.same_as(await caller.identify(True))
+            # Who is told of sessions is told of this one, too, where it still takes that.
+            again = bool(connection.traced) and "XCLIENT" in connection.extensions
+            if same and not again:
+                return True
+            introducing = self._connector.introduce(connection, caller)
+            # One that fell silent must leave time for a fresh one.
             await self._deadlines.limit(introducing, (until - self._deadlines.seconds()) / 2)
         except TimedOut:
             connection.abort()
@@ -163,20 +242,23 @@ class Pool:
         there = sum(each.told is None for each in self._idle.get(upstream, ()))
         coming = sum(each == upstream for each in self._preparing.values())
         for _ in range(ready - there - coming):
-            task = Deferred.fromCoroutine(
-                self._connector.connect(upstream, None, PREPARE_TIME, _unheard)
-            )
+            if not self._slots.take(upstream, self._limits.most):
+                return
+            task = start(self._connector.connect(upstream, None, PREPARE_TIME, _unheard))
             self._preparing[task] = upstream
             task.addBoth(self._prepared, task)
 
     def _prepared(self, made: Any, task: Deferred[Any]) -> None:
         upstream = self._preparing.pop(task)
         if isinstance(made, Connection):
+            self._hold(made)
             if self.keep(made):
                 return
             made.leave()
-        elif not made.check(UpstreamError, CancelledError):
-            log.failure("making a connection ahead failed", failure=made)
+        else:
+            self._slots.give_back(upstream)
+            if not made.check(UpstreamError, CancelledError):
+                log.failure("making a connection ahead failed", failure=made)
         now = self._deadlines.seconds()
         self._resting = {each: until for each, until in self._resting.items() if until > now}
         self._resting[upstream] = now + REST

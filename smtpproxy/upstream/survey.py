@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from smtpproxy.deadlines import Deadlines, TimedOut
 from smtpproxy.routing import Server, Upstream
 from smtpproxy.smtp.extensions import Extensions
+from smtpproxy.tasks import start
 from smtpproxy.upstream.connector import Connector
 from smtpproxy.upstream.learnt import Learnt
 
@@ -61,7 +62,7 @@ class Survey:
 
     def _go_on(self) -> None:
         while self._is_free():
-            worker = Deferred.fromCoroutine(self._work())
+            worker = start(self._work())
             self._workers.add(worker)
             worker.addErrback(_cancelled)
             worker.addBoth(self._done, worker)

@@ -33,6 +33,7 @@ from OpenSSL import SSL
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
@@ -40,9 +41,10 @@ from smtpproxy.config.values import parse_duration
 from smtpproxy.deadlines import Deadlines
 from smtpproxy.dns import NotFound
 from smtpproxy.events import Event
-from smtpproxy.listener import ConnectionLimits, Profile, Sessions
+from smtpproxy.listener import ConnectionLimits, Profile, SessionLimits, Sessions
 from smtpproxy.mail import UNAVAILABLE, Peer
-from smtpproxy.relay import DeliveryTimes, Relaying, Shadows
+from smtpproxy.networks import Networks
+from smtpproxy.relay import DeliveryTimes, Doubts, Guard, Relaying, Shadows
 from smtpproxy.routing import (
     Answer,
     Found,
@@ -59,7 +61,19 @@ from smtpproxy.routing import (
 from smtpproxy.smtp.extensions import Extensions
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.stream import Disconnected, Stream
-from smtpproxy.upstream import Connector, Heard, Manners, Pool, PoolLimits
+from smtpproxy.tap import Tap
+from smtpproxy.tasks import start
+from smtpproxy.upstream import (
+    Checks,
+    Connector,
+    Health,
+    Heard,
+    Manners,
+    Pool,
+    PoolLimits,
+    Slots,
+    Standings,
+)
 
 CLIENT = Peer("192.0.2.9", 40000, "198.51.100.1", 25)
 KEEPS_NONE = PoolLimits(idle=0.0, age=60.0, uses=10, each=5)
@@ -83,6 +97,8 @@ class MemoryTransport:
         self._ends = host, peer
         self._stream: Any = None
         self._producer: Any = None
+        self.on_tls: Callable[[Any], object] = lambda _: None  # by default it never ends
+        self.secured: Any = None  # OpenSSL's connection, once hands are shaken
 
     @property
     def open(self) -> bool:
@@ -126,6 +142,10 @@ class MemoryTransport:
         self.closed = True
         self._clock.callLater(0, self.lose)
 
+    def loseWriteConnection(self) -> None:
+        """The other side closes as soon as it has heard the end."""
+        self.loseConnection()
+
     def abortConnection(self) -> None:
         self.cut = True
         self._clock.callLater(0, self.lose, ConnectionLost())
@@ -143,8 +163,23 @@ class MemoryTransport:
         self.paused = False
         self._clock.callLater(0, self.deliver, b"")
 
+    def shake_hands(self, connection: object) -> None:
+        """The handshake has ended; what is written stays in clear all the same."""
+        self.secured = connection
+        self._stream.handshakeCompleted()
+
+    def half_close(self) -> None:
+        """The peer sends no more; what Twisted's transports, and ours, make of it."""
+        if IHalfCloseableProtocol.providedBy(self._stream):
+            self._stream.readConnectionLost()
+        else:
+            self.lose()
+
     def startTLS(self, creator: object) -> None:
-        """The handshake never ends, unless the peer goes."""
+        self.on_tls(creator)
+
+    def getHandle(self) -> object:
+        return self.secured
 
     def getHost(self) -> IPv4Address:
         return self._ends[0]
@@ -191,7 +226,9 @@ class Settings:
     `name` is the confirmed reverse name of clients, or comes later.  `peer` is the first client,
     `random` what draws servers by their weights.  `offer` is what the listener announces (see
     `announcing`), by default what is announced before anything is known of upstreams, or an `Offer`
-    of it.  `heard` is told what upstreams announce.
+    of it.  `heard` is told what upstreams announce.  `guard_time`: 0 is without 5xx guard.
+    `checks`: upstreams' addresses that failed are asked in the background.  `signs`: our refusals
+    name the session.
     """
 
     recipient_time: float = 240.0
@@ -199,6 +236,8 @@ class Settings:
     max_message_bytes: int = 1_000_000
     max_recipients: int = 5
     max_errors: int = 4
+    session: SessionLimits | None = None  # in place of max_errors
+    session_time: float = 4 * 3600.0
     reject_bare_newline: bool = False
     recipient_delimiter: str = "+"
     limits: ConnectionLimits = field(default_factory=lambda: ConnectionLimits(100, 10))
@@ -209,6 +248,12 @@ class Settings:
     offer: Extensions | Callable[[bool], Extensions] | None = None
     heard: Heard | None = None
     lmtp: bool = False
+    proxy_from: Sequence[str] = ()
+    xclient_from: Sequence[str] = ()
+    xforward_from: Sequence[str] = ()
+    guard_time: float = 0.0
+    checks: bool = False
+    signs: bool = False
 
     def announced(self, secured: bool) -> Extensions:
         """What EHLO announces."""
@@ -238,6 +283,7 @@ class World:
         self.clock = Clock()
         self.deadlines = Deadlines(self.clock)
         self.events: list[Event] = []
+        self.tap = Tap()
         self.upstreams: list[tuple[str, MemoryTransport]] = []
         self.unreachable: set[str] = set()  # addresses that refuse connections
         self.silent: set[str] = set()  # addresses where connecting never ends
@@ -245,6 +291,9 @@ class World:
         self.name = settings.name
         self.hosts = hosts
         self.stopped: Deferred[None] | None = None  # once stopping: done when all has ended
+        self.notes: list[tuple[bool, str]] = []  # of the guard, and of upstreams' health
+        self.health = Health(self.clock.seconds, lambda *note: self.notes.append(note))
+        self.standings = Standings()
         times = DeliveryTimes(reply=300.0, final=600.0)
         connector = Connector(
             dial=self._dial,
@@ -255,11 +304,21 @@ class World:
             deadlines=self.deadlines,
             random=settings.random,
             heard=settings.heard,
+            health=self.health,
+            standings=self.standings,
         )
+        if settings.checks:
+            self.checks = Checks(self.health, self.standings, self.deadlines)
+            self.checks.connector = connector
         self.connector = connector
-        self.pool = Pool(connector, settings.pool, self.deadlines)
+        self.slots = Slots(self.deadlines)
+        self.pool = Pool(connector, settings.pool, self.deadlines, self.slots, self.standings)
         self.skipped: list[Upstream] = []  # shadows, once for each recipient not asked about
         self.shadows = Shadows(connector, self.skipped.append)
+        self.guard = Guard(
+            settings.guard_time, self.clock.seconds, lambda *note: self.notes.append(note)
+        )
+        self.doubts = Doubts(self.clock.seconds)
         relaying = Relaying(
             router=Router([Table(routes or {})], settings.recipient_delimiter, "mx.example.net"),
             shadows=self.shadows,
@@ -269,6 +328,8 @@ class World:
             max_message_bytes=settings.max_message_bytes,
             max_recipients=settings.max_recipients,
             reject_bare_newline=settings.reject_bare_newline,
+            guard=self.guard if settings.guard_time else None,
+            doubts=self.doubts,
         )
         self.profile = Profile(
             domain="mx.example.net",
@@ -277,19 +338,25 @@ class World:
             offer=settings.announced,
             command_time=300.0,
             data_time=180.0,
+            session_time=settings.session_time,
             tls_time=30.0,
-            max_errors=settings.max_errors,
+            limits=settings.session or SessionLimits(errors=settings.max_errors),
+            pool=self.pool,
+            reverse_name=self._name,
             lmtp=settings.lmtp,
+            proxy_from=Networks(settings.proxy_from),
+            xclient_from=Networks(settings.xclient_from),
+            xforward_from=Networks(settings.xforward_from),
+            signs=settings.signs,
             now=lambda: NOW,
         )
         numbers = count(1)
         self.sessions = Sessions(
             names=lambda: f"{next(numbers):012X}",
-            pool=self.pool,
-            reverse_name=self._name,
             observe=self.events.append,
             limits=settings.limits,
             deadlines=self.deadlines,
+            tap=self.tap,
         )
         self.client = self.connect(settings.peer)
 
@@ -375,7 +442,7 @@ class World:
             self._end(number).drained()
 
     def _stop(self, line: str) -> None:
-        self.stopped = Deferred.fromCoroutine(self.sessions.stop(DRAIN_TIME))
+        self.stopped = start(self.sessions.stop(DRAIN_TIME))
 
     def _connected(self, line: str, number: str, address: str) -> None:
         assert self.upstream(int(number))

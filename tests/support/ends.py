@@ -55,7 +55,7 @@ class Sent:
         message = self.by_chunks()
         if message and not message.endswith(b"\r\n"):
             message += b"\r\n"
-        return (b"\r\n" + message).replace(b"\r\n.", b"\r\n..")[2:]
+        return _shown((b"\r\n" + message).replace(b"\r\n.", b"\r\n..")[2:])
 
     def by_chunks(self) -> bytes:
         """What an upstream gets of it in chunks."""
@@ -74,7 +74,13 @@ class Sent:
 def normalised(content: bytes) -> bytes:
     """The content with every line end made CRLF, and lines of one dot stuffed (see DataReader)."""
     lines = re.split(rb"\r\n|\r|\n", content)
-    return b"\r\n".join(b".." if line == b"." else line for line in lines)
+    return _shown(b"\r\n".join(b".." if line == b"." else line for line in lines))
+
+
+def _shown(content: bytes) -> bytes:
+    """The content without dots that NUL hides (see HiddenDots)."""
+    content = re.sub(rb"(?:\A|(?<=\n))\.(?=\0)", b"", content)
+    return re.sub(rb"(?:\A|(?<=\n))(\0+)\.", rb"\1..", content)
 
 
 class Ends:
@@ -294,7 +300,10 @@ class Ends:
 
     def _check_told(self, message: Message) -> None:
         """What an upstream says of a message reaches the client."""
-        overall = message.said.get(f"overall {message.number}", 0)
+        closed = (
+            message.prdr and 421 in message.said.values()
+        )  # what it says behind that is unheard
+        overall = 0 if closed else message.said.get(f"overall {message.number}", 0)
         for subject, code in message.said.items():
             lost = not overall or (overall >= 400 and code < 400)
             if subject.startswith("overall") or (message.prdr and "recipient" in subject and lost):

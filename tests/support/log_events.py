@@ -8,6 +8,8 @@ from smtpproxy.events import (
     Connected,
     Disconnected,
     Event,
+    Introduced,
+    NotIntroduced,
     Refused,
     ShadowAnswered,
     Side,
@@ -65,6 +67,21 @@ IN_DOUBT = replace(
     error="no answer to the final dot",
     in_doubt=True,
 )
+DUPLICATE = replace(SENT, transaction=SESSION + "05", duplicate=True)
+TURNED = Reply(
+    451,
+    (
+        b"4.3.0 The server of this recipient suddenly refuses nearly all mail; try later: "
+        b"550 5.1.1 <bob@example.net>: no such user",
+    ),
+)
+FORWARDED = replace(
+    SENT,
+    transaction=SESSION + "06",
+    forwarded={"NAME": "mail.example.org", "ADDR": "203.0.113.7", "IDENT": "4F1A2B3C"},
+)
+BALANCER = replace(PEER, address="192.0.2.5", port=40000)
+FRONTED = replace(CLIENT, peer=replace(PEER, via="192.0.2.5"))
 LEFT = Disconnected(
     SESSION,
     CLIENT,
@@ -89,6 +106,10 @@ DIFFERS = replace(
 
 SAMPLES: tuple[Event, ...] = (
     Connected(SESSION, CLIENT),
+    Connected(SESSION, FRONTED),
+    NotIntroduced(SESSION, BALANCER, "it begins with something else"),
+    NotIntroduced(SESSION, BALANCER, "lost connection", silent=True),
+    Introduced(SESSION, FRONTED),
     TlsStarted(SESSION, CLIENT, TLS),
     TlsStarted(SESSION, CLIENT, replace(TLS, verified=True, server_name="mx.example.net")),
     Refused(SESSION, STRANGER, "CONNECT", Reply(421, (b"4.7.0 Too many connections",)), Side.PROXY),
@@ -114,6 +135,16 @@ SAMPLES: tuple[Event, ...] = (
         "bob@example.net",
         "look-up not done within 240 s",
     ),
+    Refused(
+        SESSION,
+        CLIENT,
+        "RCPT",
+        TURNED,
+        Side.UPSTREAM,
+        "alice@example.com",
+        "bob@example.net",
+        "5xx guard: it said 550 5.1.1 <bob@example.net>: no such user",
+    ),
     UpstreamFailed(SESSION, "mx1.example.net:25", "203.0.113.9", "Connection refused"),
     UpstreamFailed(SESSION, "[2001:db8::1]:2525", "", "no address in time"),
     UpstreamFailed(SESSION, "mx:example.net:25", "", "it takes no mail (null MX)"),
@@ -123,10 +154,13 @@ SAMPLES: tuple[Event, ...] = (
     DEFERRED,
     BOUNCED,
     IN_DOUBT,
+    DUPLICATE,
+    FORWARDED,
     LEFT,
     replace(LEFT, client=STRANGER, after="RCPT", reason="lost connection: reset by peer"),
     replace(LEFT, client=STRANGER, after="DATA", reason="timeout: 180 s"),
     replace(LEFT, client=STRANGER, after="RCPT", reason="too many errors"),
+    replace(LEFT, client=STRANGER, after="NOOP", reason="too many commands"),
     replace(
         LEFT,
         client=STRANGER,

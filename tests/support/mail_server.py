@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from typing import Self
+from typing import BinaryIO, Self
 
 TIME = 60.0  # seconds that a session may take for a line
 
@@ -15,18 +15,25 @@ class MailServer:
     """Takes all mail but that for those it `refuses`; any number of sessions.
 
     `extensions` are those that it announces, in whatever session comes next.  `said` are the
-    commands it got, `messages` the contents, with their final dots.
+    commands it got, `messages` the contents, with their final dots.  While `hangs_up` is set, it
+    takes a message and goes without a word.
     """
 
     def __init__(
-        self, name: str, refuses: Collection[str] = (), extensions: Sequence[str] = ()
+        self,
+        name: str,
+        refuses: Collection[str] = (),
+        extensions: Sequence[str] = (),
+        port: int = 0,
     ) -> None:
+        """It listens on `port`, or on a free one."""
         self.name = name
         self.extensions = extensions
         self.said: list[str] = []
         self.messages: list[bytes] = []
+        self.hangs_up = False
         self._refuses = refuses
-        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening = socket.create_server(("127.0.0.1", port))
         self.server = f"127.0.0.1:{self._listening.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -53,7 +60,11 @@ class MailServer:
                 self.said.append(line)
                 connection.sendall(f"{self._reply(line)}\r\n".encode())
                 if line == "DATA":
-                    self.messages.append(b"".join(iter(lines.readline, b".\r\n")))
+                    if (content := _content(lines)) is None:
+                        return
+                    self.messages.append(content)
+                    if self.hangs_up:
+                        return
                     connection.sendall(f"250 taken by {self.name}\r\n".encode())
                 elif line == "QUIT":
                     return
@@ -65,3 +76,13 @@ class MailServer:
             *front, last = (self.name, *self.extensions)
             return "".join(f"250-{each}\r\n" for each in front) + f"250 {last}"
         return {"DATA": "354 go", "QUIT": "221 bye"}.get(line, f"250 {self.name}")
+
+
+def _content(lines: BinaryIO) -> bytes | None:
+    """Up to the final dot; None where the client has gone before it."""
+    read = []
+    while (line := lines.readline()) != b".\r\n":
+        if not line:
+            return None
+        read.append(line)
+    return b"".join(read)

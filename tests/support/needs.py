@@ -12,6 +12,8 @@ os.environ["PATH"] += ":/usr/sbin:/sbin"
 
 _PACKAGES = {
     "dovecot": "dovecot-lmtpd",
+    "man": "man-db",
+    "ip": "iproute2",
     "mariadb": "mariadb-client-core",
     "mariadb-install-db": "mariadb-server-core",
     "mariadbd": "mariadb-server-core",

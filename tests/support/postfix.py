@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import signal
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -45,6 +46,8 @@ class Settings:
     xclient: bool = True
     relay: str = ""
     main: Mapping[str, str] = field(default_factory=dict)
+    address: str = "127.0.0.1"
+    port: int = 0  # a free one
 
 
 PLAIN = Settings()
@@ -75,16 +78,21 @@ class Postfix:
 
     def __init__(self, folder: Path, settings: Settings = PLAIN) -> None:
         self.settings = settings
-        self.port = free_port()
-        self.server = f"127.0.0.1:{self.port}"
-        self.behind_proxy = f"127.0.0.1:{free_port()}"  # takes PROXY headers alone
+        self.port = settings.port or free_port()
+        self.server = f"{settings.address}:{self.port}"
+        self.behind_proxy = f"{settings.address}:{free_port()}"  # takes PROXY headers alone
         self.log = folder / "log" / "maillog"
+        self.spool = folder / "spool"
         self._etc = folder / "etc"
         self._mail = folder / "mail"
         self._write(folder)
+        self.start()
+
+    def start(self) -> None:
+        """Start it, again after `stop` or `kill`."""
         self._postfix("start")
         try:
-            wait_until(lambda: greeting(self.port).startswith(b"220"), 20, "Postfix's greeting")
+            wait_until(self._greets, 20, "Postfix's greeting")
         except DidNotHappen as failure:
             self.stop()
             raise DidNotHappen(f"{failure}; the end of its log:\n{tail(self.log)}") from None
@@ -97,6 +105,15 @@ class Postfix:
 
     def stop(self) -> None:
         self._postfix("stop")
+
+    def kill(self) -> None:
+        """End all of its processes at once, as a power cut would; its queue stays."""
+        os.killpg(self.group, signal.SIGKILL)
+
+    @property
+    def group(self) -> int:
+        """The process group of all of its processes."""
+        return int((self.spool / "pid/master.pid").read_text())
 
     # What it delivered, and what it said
 
@@ -146,6 +163,9 @@ class Postfix:
         )
 
     # How it is set up
+
+    def _greets(self) -> bool:
+        return greeting(self.port, self.settings.address).startswith(b"220")
 
     def _postfix(self, command: str) -> None:
         done = subprocess.run(
@@ -198,7 +218,7 @@ class Postfix:
             "maillog_file": str(self.log),
             "maillog_file_prefixes": str(folder),
             "myhostname": self.settings.hostname,
-            "inet_interfaces": "127.0.0.1",
+            "inet_interfaces": self.settings.address,
             "inet_protocols": "ipv4",
             "mynetworks": "127.0.0.0/8",
             "mydestination": "",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -125,10 +126,17 @@ class RootedServer:
         self.port = port
         self.server = f"127.0.0.1:{port}"
         self._mail = mail
-        self._process = root.start(*command)
-        self.log = log or self._process.log
+        self._log = log
+        self._command = command
+        self.start()
+
+    def start(self) -> None:
+        """Start it, again after `stop` or `kill`."""
+        command = self._command
+        self._process = self.root.start(*command)
+        self.log = self._log or self._process.log
         try:
-            self._process.wait_for(lambda: greeting(port).startswith(b"220"), f"{command}")
+            self._process.wait_for(lambda: greeting(self.port).startswith(b"220"), f"{command}")
         except AssertionError:
             self.stop()
             raise
@@ -141,6 +149,15 @@ class RootedServer:
 
     def stop(self) -> None:
         self._process.stop()
+
+    def kill(self) -> None:
+        """End all of its processes at once, as a power cut would; its queue stays."""
+        self._process.stop(signal.SIGKILL)
+
+    @property
+    def group(self) -> int:
+        """The process group of all of its processes."""
+        return self._process.pid
 
     def delivered(self, mailbox: str) -> list[bytes]:
         """The messages that lie in a mailbox, in no order; lines end in LF.

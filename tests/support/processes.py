@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -66,10 +66,17 @@ def short_folder() -> Iterator[Path]:
 class Process:
     """A child process whose output goes to a file.
 
-    `stop` ends it and everything it started: it has a process group of its own.
+    `stop` ends it and everything it started: it has a process group of its own.  `more` are
+    variables of its environment; `descriptors` stay open in it.
     """
 
-    def __init__(self, arguments: Sequence[str | Path], log: Path) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str | Path],
+        log: Path,
+        more: Mapping[str, str] | None = None,
+        descriptors: Sequence[int] = (),
+    ) -> None:
         self.log = log
         self.name = Path(arguments[0]).name
         with log.open("ab") as output:
@@ -80,7 +87,9 @@ class Process:
                 stderr=subprocess.STDOUT,
                 cwd=log.parent,
                 # A setting from where the tests run is no part of a test.
-                env={k: v for k, v in os.environ.items() if not k.startswith("SMTPPROXY_")},
+                env={k: v for k, v in os.environ.items() if not k.startswith("SMTPPROXY_")}
+                | dict(more or {}),
+                pass_fds=descriptors,
                 start_new_session=True,
             )
         self.pid = self._child.pid

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
@@ -20,7 +20,7 @@ from twisted.trial.unittest import TestCase
 from smtpproxy import tls
 from smtpproxy.deadlines import Deadlines
 from smtpproxy.events import Disconnected
-from smtpproxy.listener import ConnectionLimits, Profile, Sessions
+from smtpproxy.listener import ConnectionLimits, Profile, SessionLimits, Sessions
 from smtpproxy.mail import Peer
 from smtpproxy.relay import DeliveryTimes, Relaying, Shadows
 from smtpproxy.routing import Router, Row, Server, StaticMapping, Tls, Upstream
@@ -37,8 +37,8 @@ TIME = 10.0  # seconds for anything here
 class Client:
     """A client, in a thread of its own, that says a line and hears a whole reply."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=TIME)
+    def __init__(self, port: int, source: str = "127.0.0.1") -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), TIME, (source, 0))
         self._replies = self.socket.makefile("rb")
 
     def hear(self) -> str:
@@ -63,6 +63,12 @@ class Client:
         context.verify_mode = ssl.CERT_NONE
         self.socket = context.wrap_socket(self.socket, server_hostname=name)
         self._replies = self.socket.makefile("rb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self._replies.close()
@@ -213,13 +219,13 @@ class TlsTest(TestCase):
             command_time=TIME,
             data_time=TIME,
             tls_time=1.0,
-            max_errors=10,
+            limits=SessionLimits(errors=10),
+            pool=Pool(connector, PoolLimits(0.0, TIME, 1, 1), self.deadlines),
+            reverse_name=no_name,
         )
 
         self.sessions = Sessions(
             names=lambda: "000000000001",
-            pool=Pool(connector, PoolLimits(0.0, TIME, 1, 1), self.deadlines),
-            reverse_name=no_name,
             observe=self.observe,
             limits=ConnectionLimits(10, 10),
             deadlines=self.deadlines,

@@ -12,6 +12,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from smtpproxy.tasks import start
+
 T = TypeVar("T")
 
 
@@ -35,7 +37,7 @@ class Turns(Clock):
 
     def until(self, work: Deferred[T] | Coroutine[Any, Any, T]) -> T:
         """What `work` gives, by as many turns as it takes; raises as it does."""
-        deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
+        deferred = work if isinstance(work, Deferred) else start(work)
         ended: list[Any] = []
         deferred.addBoth(ended.append)
         while not ended:
