@@ -7,9 +7,10 @@ PIP = PYTHONWARNINGS=ignore $(BIN)/python -m pip --quiet --disable-pip-version-c
 # twistd finds the plugin only through a folder on sys.path, and that is what "compat" gives;
 # setuptools warns at length about it, and we know.
 EDITABLE = --config-settings editable_mode=compat --editable
+SPHINX = $(BIN)/python -m sphinx --quiet --fail-on-warning --fresh-env
 METADATA = setup.cfg pyproject.toml smtpproxy/__init__.py
 
-.PHONY: help demo test bench lint format venv deps clean
+.PHONY: help demo test bench soak fuzz docs release install pins lint format venv deps clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 10
@@ -25,6 +26,32 @@ bench: $(VENV)/.installed-bench deps ## side by side with nginx and others; FULL
 	@PYTHON=$(abspath $(BIN))/python bench/install-parts build/bench
 	@PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m bench $(if $(FULL),--full) \
 	    --json build/bench.json --docs docs/performance.md $(ARGS)
+
+soak: $(VENV)/.installed-test deps ## everything at once, and nothing lost; SOAK_SECONDS=600 SOAK_SEED=n
+	@PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/python -m soak \
+	    $(if $(SOAK_SECONDS),--seconds $(SOAK_SECONDS)) $(if $(SOAK_SEED),--seed $(SOAK_SEED)) \
+	    $(if $(SOAK_WORKERS),--workers $(SOAK_WORKERS)) $(ARGS)
+
+fuzz: $(VENV)/.installed-fuzz ## bytes that nobody meant, new ones each time; FUZZ_SECONDS=60
+	@$(BIN)/python -m tests.fuzz $(or $(FUZZ_SECONDS),60) $(ARGS)
+
+docs: $(VENV)/.installed-docs ## a site in build/docs/html, and manual pages in build/docs/man
+	@$(SPHINX) -b html -d build/docs/.html docs build/docs/html
+	@$(SPHINX) -b man -t man -d build/docs/.man docs build/docs/man
+
+release: $(VENV)/.installed ## dist/smtpproxy-VERSION.tar.gz, with all that install.sh needs
+	@export SOURCE_DATE_EPOCH=$$($(BIN)/python -m release epoch) && \
+	    $(MAKE) --no-print-directory docs && $(BIN)/python -m release
+
+install: ## copies the tarball and runs install.sh; TARGET_HOST=root@mx.example.net ARGS="--dry-run"
+	@[ -n '$(TARGET_HOST)' ] || { \
+	    echo 'Name the host: make install TARGET_HOST=root@mx.example.net'; \
+	    echo 'On this machine: unpack dist/smtpproxy-*.tar.gz, and run its install.sh as root'; exit 2; }
+	@$(MAKE) --no-print-directory release
+	@release/install-on '$(TARGET_HOST)' "$$(ls -t dist/smtpproxy-*.tar.gz | head -1)" $(ARGS)
+
+pins: $(VENV)/.installed ## the newest of all that the tarball has, into release/requirements.txt
+	@$(BIN)/python -m release pins
 
 lint: $(VENV)/.installed-test ## style, types, and which module may import which
 	@$(BIN)/ruff check
@@ -44,7 +71,7 @@ deps: $(VENV)/.installed ## programs for the integration tests, on Debian as roo
 clean: ## takes away all that was made here
 	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache \
 	    .ruff_cache _trial_temp* tests.* twisted/plugins/dropin.cache
-	find smtpproxy tests twisted -name __pycache__ -prune -exec rm -rf {} +
+	find docs smtpproxy tests twisted -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.installed: $(METADATA) | $(BIN)/pip
 	@echo 'Installing smtpproxy into $(VENV)'
@@ -53,12 +80,22 @@ $(VENV)/.installed: $(METADATA) | $(BIN)/pip
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo 'Installing what the tests need into $(VENV)'
-	@$(PIP) install $(EDITABLE) '.[test,dev]'
+	@$(PIP) install $(EDITABLE) '.[test,dev,docs]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@echo 'Installing what the documentation needs into $(VENV)'
+	@$(PIP) install $(EDITABLE) '.[docs]'
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-test
 	@echo 'Installing what the benchmark needs into $(VENV)'
 	@$(PIP) install $(EDITABLE) '.[bench]'
+	@touch $@
+
+$(VENV)/.installed-fuzz: $(VENV)/.installed-test
+	@echo 'Installing what fuzzing needs into $(VENV)'
+	@$(PIP) install $(EDITABLE) '.[fuzz]' || echo 'atheris cannot be installed here'
 	@touch $@
 
 $(BIN)/pip:
