@@ -78,13 +78,12 @@ class ControlProtocol(LineOnlyReceiver, TimeoutMixin):
             if isinstance(said, Feed):
                 self._follow(said)
                 return
-            answer = {"ok": True, **said}
+            self._say({"ok": True, **said})
         except ControlError as error:
-            answer = {"ok": False, "error": str(error)}
-        except Exception as error:
+            self._say({"ok": False, "error": str(error)})
+        except Exception as error:  # an answer that JSON does not know, too
             log.failure("a command failed")
-            answer = {"ok": False, "error": f"internal error: {error!r}"}
-        self._say(answer)
+            self._say({"ok": False, "error": f"internal error: {error!r}"})
 
     def _follow(self, feed: Feed) -> None:
         """Send all that comes, as fast as it is read, for as long as somebody is there."""

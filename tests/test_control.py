@@ -149,6 +149,20 @@ def test_a_command_that_fails_says_so_and_is_logged() -> None:
     assert event["log_failure"].check(RuntimeError)
 
 
+def test_an_answer_that_json_does_not_know_is_a_fault_that_is_told() -> None:
+    commands = Commands()
+    commands.fail = unknown  # type: ignore[method-assign]
+    with capturedLogs() as logged:
+        said, transport = answer(b'{"command": "fail"}\n', commands)
+    assert said["error"].startswith("internal error: TypeError(")
+    assert transport.disconnecting
+    assert len(logged) == 1
+
+
+async def unknown() -> dict[str, Any]:
+    return {"bytes": b""}
+
+
 @pytest.mark.parametrize("end", [b"", b"\n"], ids=["without end", "with end"])
 def test_an_over_long_line(end: bytes) -> None:
     commands = Commands()

@@ -134,7 +134,8 @@ class Acceptor:
             self._short = True
             log.warn("no connections accepted for now: {reason}", reason=reason)
         self._poll.watch(self._socket.fileno(), self, 0)
-        self._resting = self._poll.reactor.callLater(REST, self._resume)
+        if self._resting is None:  # an error is told whatever is watched for
+            self._resting = self._poll.reactor.callLater(REST, self._resume)
 
     def _resume(self) -> None:
         self._resting = None
