@@ -10,7 +10,7 @@ import pytest
 
 from smtpproxy.config import Limits, Timeouts
 from smtpproxy.events import Disconnected, Refused, Side, TransactionEnded, UpstreamFailed
-from smtpproxy.listener import ConnectionLimits, replies, tally, visitors
+from smtpproxy.listener import ConnectionLimits, replies, tally, visitors, voice
 from smtpproxy.mail import Peer
 from smtpproxy.relay import carried, guard, message, transaction
 from smtpproxy.routing import TryAgain
@@ -1181,7 +1181,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "failures.md"
 
 def replies_to_failures() -> set[str]:
     """Every reply of ours that is no success and is not about a command's form."""
-    modules = (replies, tally, visitors, transaction, message, carried, errors)
+    modules = (replies, voice, tally, visitors, transaction, message, carried, errors)
     named = {it for module in modules for it in vars(module).values() if isinstance(it, Reply)}
     raised = {
         errors.Unreachable("").reply,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count, takewhile
 
 from twisted.internet.defer import CancelledError
@@ -54,6 +54,7 @@ from smtpproxy.listener.tally import EXCESS, Tally
 from smtpproxy.listener.trusted import announced, trust
 from smtpproxy.listener.view import View
 from smtpproxy.listener.visitors import Visitor
+from smtpproxy.listener.voice import BYE, Voice
 from smtpproxy.mail import Client, Peer
 from smtpproxy.relay import TOO_BIG, Outlet, Transaction, Verdict, received_line
 from smtpproxy.routing import Server, Upstream
@@ -83,7 +84,7 @@ from smtpproxy.smtp.states import State
 from smtpproxy.smtp.xclient import NOTHING, Attributes
 from smtpproxy.stream import CLOSE_TIME, Stream
 from smtpproxy.stream import Disconnected as Gone
-from smtpproxy.tap import UNHEARD, Said, Tap, lines_of
+from smtpproxy.tap import UNHEARD, Said, Tap
 from smtpproxy.upstream import Caller
 
 TURN = 50  # commands after which the other sessions have their turn
@@ -130,6 +131,7 @@ class Session:
         self.tls: Tls | None = None
         self.tap = tap
         self.core = ServerConnection(profile.lmtp)
+        self._voice = Voice(name, profile, self.core, stream, tap)
         self.core.trust = trust(profile, peer.address)
         self.admit: Callable[[Session, str], Awaitable[Reply | None]] = _admit  # of that address
         self._forwarded: Attributes = NOTHING  # what XFORWARD said of the next transaction
@@ -222,7 +224,7 @@ class Session:
     def _finish(self, end: _End) -> None:
         """Let go of everything, then tell of it."""
         if end.reply is not None:
-            self._say(self._signed(Verdict(end.reply, Side.PROXY)))
+            self._voice.say(self._voice.signed(Verdict(end.reply, Side.PROXY)))
         self._outlet.leave()
         self._who.leaves()
         self._stream.close(linger=end.reply is not None)
@@ -235,7 +237,7 @@ class Session:
 
     async def _converse(self) -> None:
         profile = self._profile
-        self._say(self._greeting())
+        self._voice.say(self._voice.greeting())
         for number in count(1):
             if self._ended:
                 return
@@ -251,7 +253,7 @@ class Session:
                 self._tally.content(reply)
             else:
                 self._tally.command(event, reply)
-            self._say(reply)
+            self._voice.say(reply)
             if reply is TLS_READY:
                 await self._start_tls()
             elif self._tally.excess and self.core.state not in (State.CONTENT, State.ENDED):
@@ -389,7 +391,7 @@ class Session:
         verdict = await self._transaction.message.data()
         if verdict.reply.positive:
             self._transaction.over()
-        return self._signed(verdict)
+        return self._voice.signed(verdict)
 
     def _end_of_chunk(self) -> Reply:
         assert self._transaction is not None
@@ -397,7 +399,7 @@ class Session:
         if verdict is None:
             return CHUNK_OK
         self._end_transaction(verdict)
-        return self._signed(verdict)
+        return self._voice.signed(verdict)
 
     async def _end_of_content(self, end: EndOfContent) -> Reply:
         transaction = self._transaction
@@ -416,16 +418,16 @@ class Session:
         accepted = transaction.accepted
         if not transaction.each:
             verdicts = [await transaction.message.outcome(each) for each in accepted]
-            return self._signed(verdicts[0])  # they are all of one upstream
+            return self._voice.signed(verdicts[0])  # they are all of one upstream
         if not self._profile.lmtp:
-            self._say_interim(PRDR)
+            self._voice.say_interim(PRDR)
         replies = []
         reads = True  # the client, what we say
         for each in accepted:
-            reply = self._signed(await transaction.message.outcome(each))
+            reply = self._voice.signed(await transaction.message.outcome(each))
             replies.append(reply)
             if not self._profile.lmtp or len(replies) < len(accepted):
-                self._say_interim(reply)
+                self._voice.say_interim(reply)
                 if reads:
                     try:
                         await self._stream.drain(self._profile.command_time)
@@ -487,36 +489,15 @@ class Session:
         self._announced, self.core.chunking = Extensions(), False
         self.core.trust = trust(self._profile, client.peer.address)
         self._observe(Introduced(self.name, client))
-        return self._greeting()
+        return self._voice.greeting()
 
     def _caller(self, peer: Peer) -> Caller:
         return Caller(peer, self._who.identify, self.name, self.tap)
 
     # Replies, and what is told of them.
 
-    def _say(self, reply: Reply) -> None:
-        if not self._ended:
-            self._write(self.core.reply(reply))
-
-    def _say_interim(self, reply: Reply) -> None:
-        self._write(self.core.interim(reply))
-
-    def _write(self, said: bytes) -> None:
-        if self.tap.watch is not None:
-            self.tap.watch(Said(self.name, "S", lines_of(said)))
-        self._stream.write(said)
-
-    def _greeting(self) -> Reply:
-        protocol = "LMTP" if self._profile.lmtp else "ESMTP"
-        text = f"{self._profile.domain} {protocol} smtpproxy"
-        if self._profile.signs:
-            return Reply(220, (f"{text} {self.name}".encode(),))
-        return Reply.of(220, "", text)
-
     def _goodbye(self) -> Reply:
-        if self._stopping:
-            return Reply.of(421, "4.3.2", f"{self._profile.domain} is shutting down")
-        return Reply.of(221, "2.0.0", "Bye")
+        return self._voice.stopping() if self._stopping else BYE
 
     @property
     def _ended(self) -> bool:
@@ -549,15 +530,7 @@ class Session:
                 str(upstream or ""),
             )
             self._observe(event)
-        return self._signed(verdict)
-
-    def _signed(self, verdict: Verdict) -> Reply:
-        """The reply, with the session's name where it is a refusal in our words, and signed."""
-        reply = verdict.reply
-        if not self._profile.signs or reply.positive or verdict.theirs:
-            return reply
-        *front, last = reply.lines
-        return replace(reply, lines=(*front, b"%b (session %b)" % (last, self.name.encode())))
+        return self._voice.signed(verdict)
 
     # What a transaction knows of its session (`SessionView`).
 
