@@ -19,7 +19,7 @@ from smtpproxy.transport.poll import Poll
 from smtpproxy.transport.transport import Transport, address_of
 
 ACCEPTS = 64  # connections in one go
-SHARED_ACCEPTS = 2  # where others listen to the same socket: they are to have their share
+SHARED_ACCEPTS = 1  # where others listen to the same socket: they are to have their share
 REST = 1.0  # seconds without accepting after the system could not
 RESERVE = 100  # descriptors that are left to those who were accepted, for upstreams above all
 
