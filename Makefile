@@ -63,7 +63,7 @@ format: $(VENV)/.installed-test ## puts the code into shape
 	@$(BIN)/ruff check --fix-only
 	@$(BIN)/ruff format
 
-venv: $(VENV)/.installed-test ## the environment, in .venv
+venv: $(VENV)/.installed-test ## .venv with all that tests and documentation need, too
 
 deps: $(VENV)/.installed ## programs for the integration tests, on Debian as root
 	@PYTHON=$(BIN)/python tests/install-parts

@@ -15,6 +15,7 @@ ROOM=200           # MB that a release needs
 USER_NAME=smtpproxy
 UNIT=smtpproxy.service
 OPT=/opt/smtpproxy # as it is known on the machine, without --root
+DOCUMENTS=/usr/local/share/doc/smtpproxy
 
 help() {
     cat <<'END'
@@ -36,6 +37,7 @@ Doing it again does no harm.
 
 /opt/smtpproxy/releases/VERSION    the program; /opt/smtpproxy/current is the one in force
 /opt/smtpproxy/install.sh          this, for --repair, --rollback and --uninstall
+/usr/local/share/doc/smtpproxy/    the documentation: docs/ of the source
 /etc/smtpproxy/                    the configuration. An edited file is kept, and the new one
                                    put beside it, with .new behind its name.
 
@@ -445,6 +447,7 @@ put_files() { # BUNDLE OLD
         done
     fi
     put_manuals "$1"
+    put_documents
     put_command
 }
 
@@ -493,6 +496,20 @@ put_manuals() { # BUNDLE
         mkdir -p "$folder"
         cp "$each" "$folder/"
     done
+}
+
+put_documents() {
+    documents=$root$DOCUMENTS
+    if { [ -e "$documents" ] || [ -L "$documents" ]; } && ! our_documents; then
+        warn "$documents is somebody else's, and is kept: ours is $OPT/current/bundle/docs"
+        return
+    fi
+    mkdir -p "${documents%/*}"
+    ln -sfn "$OPT/current/bundle/docs" "$documents"
+}
+
+our_documents() {
+    [ "$(readlink "$root$DOCUMENTS" || :)" = "$OPT/current/bundle/docs" ]
 }
 
 put_command() {
@@ -574,6 +591,7 @@ END
     if has_systemd; then
         say '  3. systemctl enable --now smtpproxy'
     fi
+    say "What all of it means is in $root$DOCUMENTS: begin with first-ten-minutes.md"
     if said=$(held_ports "$tried" "$etc/smtpproxy.toml"); then
         warn "$said"
         warn 'Only one program can have a port: that one, or smtpproxy.'
@@ -640,7 +658,7 @@ uninstall() {
         say 'smtpproxy is not installed'
         return
     fi
-    would "stop the service, and remove $OPT, the units, the manual pages and the command" && {
+    would "stop the service, and remove $OPT, the units, the manual pages, the documentation and the command" && {
         [ "$purge" = no ] || would "remove $etc, /var/lib/smtpproxy, /var/log/smtpproxy and the user $USER_NAME"
         return
     }
@@ -659,6 +677,7 @@ uninstall() {
     rm -f "$units/smtpproxy.service" "$units/smtpproxy.service.new"
     rm -f "$units/smtpproxy.socket" "$units/smtpproxy.socket.new"
     if has_systemd; then systemctl daemon-reload; fi
+    ! our_documents || rm -f "$root$DOCUMENTS"
     ! our_command "$root/usr/local/bin/smtpproxy" || rm -f "$root/usr/local/bin/smtpproxy"
     rm -rf "$opt"
     locked=no

@@ -44,5 +44,7 @@ man_pages = [
     ("man-daemon", "smtpproxy", "a transparent, recipient-routed MX proxy", "", 8),
     ("man-settings", "smtpproxy.toml", "the configuration of smtpproxy", "", 5),
     ("man-mapping", "smtpproxy-mapping", "which server gets whose mail", "", 5),
+    ("man-failures", "smtpproxy-failures", "what clients are told, and what to do", "", 7),
+    ("man-logs", "smtpproxy-logs", "what smtpproxy writes into its log", "", 7),
 ]
 man_show_urls = True

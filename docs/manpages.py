@@ -26,6 +26,15 @@ MANUALS = {
     "mappings-regex": "smtpproxy-mapping(5)",
     "mappings-http": "smtpproxy-mapping(5)",
     "databases": "smtpproxy-mapping(5)",
+    "failures": "smtpproxy-failures(7)",
+    "logs": "smtpproxy-logs(7)",
+}
+# Where several pages are one manual page: the heading that each has there, in man-*.md.
+PARTS = {
+    "mappings": "Description",
+    "mappings-regex": "Regular expressions",
+    "mappings-http": "Web services",
+    "databases": "Databases",
 }
 
 # A heading of a list of pages, with what follows up to the next heading.
@@ -63,11 +72,14 @@ class NameLinks(SphinxPostTransform):
                 link.replace_self(link.children)
 
     def _name(self, page: str, section: str | None) -> str:
-        if self.app.builder.name == "man":
+        manual = self.app.builder.name == "man"
+        if manual and MANUALS.get(page) != self.document.next_node(nodes.title).astext():
             return MANUALS.get(page, f"{page}.md")
         of_sections = self.env.metadata[page].get("myst_slugs", {})
         if section in of_sections:
             return str(of_sections[section][2])
+        if manual and page in PARTS:
+            return PARTS[page].upper()  # as the headings of a manual page are
         return self.env.titles[page].astext() if page in self.env.titles else page
 
 

@@ -94,9 +94,12 @@ def _files() -> Iterator[tuple[str, bytes]]:
     for path in taken:
         if path.is_file():
             yield str(path.relative_to(ROOT)), path.read_bytes()
+    for path in (ROOT / "docs").iterdir():
+        if path.suffix in (".md", ".svg", ".png") and not path.name.startswith("man-"):
+            yield f"docs/{path.name}", path.read_bytes()
     for path in (ROOT / "release" / "host").glob("*.py"):
         yield f"host/{path.name}", path.read_bytes()
-    for path in (ROOT / "build" / "docs" / "man").glob("*.[158]"):  # by `make docs`
+    for path in (ROOT / "build" / "docs" / "man").glob("*.[1578]"):  # by `make docs`
         yield f"man/{path.name}", path.read_bytes()
 
 

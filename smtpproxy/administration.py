@@ -146,7 +146,7 @@ class Administration:
             outcome = await self._reloader.reload(force)
         except Stopped:
             raise ControlError("smtpproxy is stopping") from None
-        return {"taken": outcome.ok, "lines": list(outcome.lines)}
+        return {"taken": outcome.ok, "lines": [*outcome.lines, *outcome.warnings]}
 
     async def shadows(self) -> Mapping[str, Any]:
         """What shadows have said since the start."""

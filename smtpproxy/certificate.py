@@ -54,7 +54,7 @@ class _Context:
     def take(self) -> Sequence[str]:
         self.certificate.context, self.certificate.until = self.context, self.until
         self.certificate.renewed()
-        return (self.certificate.told(), *map(str, self.warnings))
+        return (self.certificate.told(),)
 
     def discard(self) -> None:
         """A context goes by itself, with the last connection that was made of it."""

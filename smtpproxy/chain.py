@@ -140,7 +140,7 @@ def open_chain(
         faults += error.faults
     if faults:
         chain.give_back([before] if before else [])
-        raise Faults(faults)
+        raise Faults(config.naming(faults))
     _complete(chain, config, before)
     return chain
 

@@ -79,8 +79,9 @@ class TlsStarted:
 class Refused:
     """A client's command was refused: `stage` is its verb, or CONNECT.
 
-    `error` says why, in one line, where the reply does not tell.  `upstream` is the one that
-    refused a recipient, as its row names it.
+    `error` says why, in one line, where the reply does not tell.  `server` and `address` are
+    the upstream that refused a recipient, as in `TransactionEnded`; all servers of its row, and no
+    address, where none of them could be used.
     """
 
     session: str
@@ -91,7 +92,8 @@ class Refused:
     sender: str | None = None
     recipient: str | None = None
     error: str = ""
-    upstream: str = ""
+    server: str = ""
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

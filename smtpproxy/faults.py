@@ -33,6 +33,13 @@ class Faults(Exception):
         return "\n".join(str(fault) for fault in self.faults)
 
 
+def unreadable(error: OSError) -> str:
+    """What to say of a file that `error` keeps from being read."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    return f"cannot be read: {error.strerror}"
+
+
 class NotStarted(SystemExit, Exception):
     """Ends the program before it has begun.
 

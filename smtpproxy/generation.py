@@ -170,9 +170,11 @@ class Generation:
 
     def report(self) -> dict[str, Any]:
         """What is known of upstreams, and announced for them."""
-        return self.announcing.report(
-            lambda each: {**self._lasting.upkeep.report(each), "kept": self._pool.kept(each)}
+        upkeep = self._lasting.upkeep
+        known = self.announcing.report(
+            lambda each: {**upkeep.report(each), "kept": self._pool.kept(each)}
         )
+        return {**known, "standings": upkeep.of_nobody()}
 
     def list_upstreams(self) -> None:
         """Learn which upstreams there are by now, and ask those that are new."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smtpproxy import config as settings
-from smtpproxy.faults import Fault, Faults
+from smtpproxy.faults import Fault, Faults, unreadable
 from smtpproxy.routing import CsvTable, KeyedMapping, Mapping, StaticMapping, parse_row
 from smtpproxy.watched import Content, Signatures, WatchedFile, signature, signatures
 
@@ -220,6 +220,7 @@ def password_in(file: str) -> str:
     """What a file holds that has a password and nothing else; raises `Faults`."""
     try:
         return Path(file).read_text().rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "is not UTF-8"
-        raise Faults([Fault(file, f"cannot be read: {why}")]) from None
+    except OSError as error:
+        raise Faults([Fault(file, unreadable(error))]) from None
+    except UnicodeDecodeError:
+        raise Faults([Fault(file, "cannot be read: is not UTF-8")]) from None

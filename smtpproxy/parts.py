@@ -74,10 +74,10 @@ def open_parts(
         warnings += access.warnings(config)
         for certificate in {each.tls_cert: None for each in config.listeners if each.tls_cert}:
             warnings += tls.certificate_warnings(Path(certificate))
-    except Faults:
+    except Faults as error:
         if chain is not None:
             chain.give_back([before] if before else [])
-        raise
+        raise Faults(config.naming(error.faults)) from None
     assert chain is not None
     assert client is not None
     of_listeners = (certificates.get((each.tls_cert, each.tls_key)) for each in config.listeners)

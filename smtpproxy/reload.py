@@ -34,10 +34,14 @@ log = Logger()
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of it: `ok`, and a sentence or more, for the log and the command."""
+    """What became of it: `ok`, and a sentence or more, for the log and the command.
+
+    `warnings` are of what was taken all the same.
+    """
 
     ok: bool
     lines: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 Renew = Callable[[bool], Awaitable[Outcome]]  # with True, also what drops many keys; never raises
@@ -136,10 +140,12 @@ class Reloader:
             return
         if change is None:
             return
-        refused = change.refused
-        lines = (f"{watched}: {refused}",) if refused else change.take()
+        if change.refused:
+            outcome = Outcome(False, (f"{watched}: NOT TAKEN: {change.refused}",))
+        else:
+            outcome = Outcome(True, tuple(change.take()), tuple(map(str, change.warnings)))
         await self._threads.run(lambda _: change.discard())
-        self._tell(Outcome(not refused, tuple(lines)))
+        self._tell(outcome)
 
     def _tell(self, outcome: Outcome) -> Outcome:
         self._told(outcome)

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -43,7 +44,7 @@ from smtpproxy.tasks import start
 from smtpproxy.threads import Threads
 from smtpproxy.upkeep import Upkeep
 from smtpproxy.web.listener import Web
-from smtpproxy.workers import Supervisor, number_of
+from smtpproxy.workers import Supervisor, number_of, workers_stay
 
 REFRESH_EVERY = 300.0  # seconds after which databases are asked for their upstreams again
 
@@ -55,8 +56,9 @@ class Options(usage.Options):
 
     synopsis = "[options]"
     longdesc = (
-        "A transparent, recipient-routed MX proxy. The configuration is described in "
-        f"{DEFAULT_FILE}; `smtpproxy check` reads it without starting anything."
+        "A transparent, recipient-routed MX proxy. The configuration is "
+        f"{DEFAULT_FILE}; smtpproxy.toml(5) describes it, and `smtpproxy check` reads it without "
+        "starting anything."
     )
     optFlags: ClassVar = [
         ["check", None, "Check configuration, certificates and mappings, and exit."]
@@ -233,14 +235,7 @@ class Proxy(Service):
     def _warn(self) -> None:
         """Tell of what can be served, and had better not be."""
         most = self._generation.config.limits.max_connections
-        number = (
-            1 if self._worker else number_of(self._generation.config)
-        )  # else the parent says it
-        warnings = [
-            *self._generation.parts.warnings,
-            descriptors.shortage(most),
-            f"workers: there are none; a restart makes it {number}" if number > 1 else "",
-        ]
+        warnings = [*self._generation.parts.warnings, descriptors.shortage(most)]
         for warning in filter(None, map(str, warnings)):
             self.log.note(Level.WARNING, warning)
 
@@ -264,6 +259,10 @@ class Proxy(Service):
         if outcome.ok:
             self._warn()
             self._refreshing.reset()
+            # Of several workers, the parent says it.
+            said = "" if self._worker else workers_stay(1, self._generation.config)
+            if said:
+                outcome = replace(outcome, warnings=(*outcome.warnings, said))
         self._notify.ready("" if outcome.ok else "the last reload was not taken: see the log")
         return outcome
 
@@ -272,6 +271,8 @@ class Proxy(Service):
         self._status.reloaded(outcome)
         for line in outcome.lines:
             self.log.note(Level.INFO if outcome.ok else Level.ERROR, line)
+        for warning in outcome.warnings:
+            self.log.note(Level.WARNING, warning)
         self._generation.list_upstreams()
 
     async def _refresh(self) -> None:

@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
@@ -165,8 +166,19 @@ def listen_privately(
     try:
         port: IListeningPort = reactor.listenUNIX(path, factory, mode=mode)
     except CannotListenError as error:
-        raise error.socketError from None
+        reason: OSError = error.socketError
+        if reason.errno == errno.EADDRINUSE:
+            raise OSError(reason.errno, f"{reason.strerror}; {_holder(path)}") from None
+        raise reason from None
     return port
+
+
+def _holder(path: str) -> str:
+    """Why nobody else can listen at `path`."""
+    with suppress(OSError):
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return "it is no socket: move it away, or choose another name"
+    return "another program listens there: perhaps another smtpproxy"
 
 
 def _is_stale(path: str) -> bool:

@@ -39,7 +39,7 @@ class Status:
 
     def reloaded(self, outcome: Outcome) -> None:
         """Something was read anew, or could not be."""
-        lines = list(outcome.lines[:MOST_LINES])
+        lines = [*outcome.lines, *outcome.warnings][:MOST_LINES]
         self._reload = {"taken": outcome.ok, "lines": lines, "time": time.time()}
 
     def report(self) -> dict[str, Any]:

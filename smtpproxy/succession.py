@@ -157,7 +157,8 @@ def log_of(config: Config, schedule: Schedule) -> Log:
 
 def _news(old: Generation, new: Generation) -> Iterator[str]:
     """What a reload has changed, but for the files of rows."""
-    changed = ", ".join(differences(old.config, new.config))
+    changes = differences(old.config, new.config)
+    changed = ", ".join(each for each in changes if each != "workers")  # not before a restart
     yield f"configuration in force, {f'changed: {changed}' if changed else 'as it was'}"
     before = [each for each in old.parts.certificates if each]
     for each in dict.fromkeys(filter(None, new.parts.certificates)):

@@ -35,7 +35,7 @@ from twisted.internet.interfaces import (
 from zope.interface import implementer
 
 from smtpproxy.events import Tls
-from smtpproxy.faults import Fault, Faults
+from smtpproxy.faults import Fault, Faults, unreadable
 
 # For TLS 1.2, best first.  The plain RSA key exchange stays: a mail server that shares no
 # cipher with us sends in clear, which is worse.
@@ -161,7 +161,7 @@ def client_context(ca: Path | None) -> SSL.Context:
             _certificates(ca)  # for its words
             context.load_verify_locations(str(ca))
     except OSError as error:
-        raise Faults([Fault(str(ca), _unreadable(error))]) from None
+        raise Faults([Fault(str(ca), unreadable(error))]) from None
     except SSL.Error as error:
         raise Faults([Fault(str(ca), f"OpenSSL does not take it: {_words(error)}")]) from None
     return context
@@ -364,13 +364,7 @@ def _contents(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise Faults([Fault(str(path), _unreadable(error))]) from None
-
-
-def _unreadable(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    return f"cannot be read: {error.strerror}"
+        raise Faults([Fault(str(path), unreadable(error))]) from None
 
 
 def _words(error: Exception) -> str:

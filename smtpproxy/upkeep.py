@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from smtpproxy.deadlines import Deadlines
@@ -30,14 +31,19 @@ class Upkeep:
         self.checks.stop()
 
     def set(self, text: str, standing: Standing) -> dict[str, Any]:
-        """Say it of a server or an upstream, and which it concerns; raises `ValueError`."""
+        """Say it of a server or an upstream, and which it concerns; raises `ValueError`.
+
+        Where that is none, `near` is the name that may be meant, or "".
+        """
         name = named(text)
         self.standings.set(name, standing)
         self._note(True, f"{name}: {standing.value}, by command")
+        concerned = [str(each) for each in self._concerned(name)]
         return {
             "name": name,
             "standing": standing.value,
-            "upstreams": [str(each) for each in self._concerned(name)],
+            "upstreams": concerned,
+            "near": "" if concerned else self._near(name),
         }
 
     def follow(self, said: Mapping[str, str]) -> None:
@@ -47,6 +53,14 @@ class Upkeep:
             standing = said.get(name, Standing.ENABLED.value)
             if standing != now.get(name, Standing.ENABLED.value):
                 self.set(name, Standing(standing))
+
+    def of_nobody(self) -> dict[str, str]:
+        """What was said of names that no upstream which is known has."""
+        return {
+            name: standing.value
+            for name, standing in sorted(self.standings.said.items())
+            if not any(self._concerned(name))
+        }
 
     def report(self, upstream: Upstream) -> dict[str, Any]:
         """What there is to tell of an upstream, as plain values; times are in seconds."""
@@ -65,6 +79,14 @@ class Upkeep:
 
     def _concerned(self, name: str) -> Iterator[Upstream]:
         return (each for each, _ in self._learnt.all() if self._is_of(name, each))
+
+    def _near(self, name: str) -> str:
+        """The same host with another port, or what is written much alike."""
+        known = {name_of([server]) for each, _ in self._learnt.all() for server in each.servers}
+        known |= {name_of(each.servers) for each, _ in self._learnt.all()}
+        host = name.rpartition(":")[0]
+        same = [each for each in sorted(known) if each.rpartition(":")[0] == host]
+        return next(iter(get_close_matches(name, same or known, 1, 0.0 if same else 0.6)), "")
 
     def _is_of(self, name: str, upstream: Upstream) -> bool:
         """Also where it is a host of its MX records that was heard."""

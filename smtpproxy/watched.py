@@ -31,8 +31,12 @@ class Change(Protocol):
     def refused(self) -> str:
         """Why it is not to be taken, unless that is meant; "" where it may be."""
 
+    @property
+    def warnings(self) -> Sequence[object]:
+        """What is wrong with it, or soon will be, though it may be taken."""
+
     def take(self) -> Sequence[str]:
-        """Have it in force; what to tell of it."""
+        """Have it in force; what to tell of it, but for the warnings."""
 
     def discard(self) -> None:
         """Give back what is not in force: the old content of what was taken, else the new."""
@@ -134,7 +138,7 @@ class WatchedFile(Watched):
         refused = ""
         if dropped > self._max_shrink * len(old) and not force:
             refused = (
-                f"NOT TAKEN: it would drop {dropped} of {len(old)} keys, more than "
+                f"it would drop {dropped} of {len(old)} keys, more than "
                 f"max_shrink allows; {self.stays}. If that is meant: smtpproxy reload --force"
             )
         return _Rows(self, self._mapping, content, refused)
@@ -153,6 +157,7 @@ class _Rows:
     mapping: Mapping
     content: Content
     refused: str
+    warnings: Sequence[object] = ()
 
     def take(self) -> Sequence[str]:
         old, self.mapping.table = self.mapping.table, self.content
@@ -197,7 +202,7 @@ def read_all(watched: Iterable[Watched], force: bool) -> list[tuple[Watched, Cha
                 text = "is being written; it is read again once it stands still"
                 faults.append(Fault(str(each), text))
             elif change.refused:
-                faults.append(Fault(str(each), change.refused))
+                faults.append(Fault(str(each), f"NOT TAKEN: {change.refused}"))
                 change.discard()
             else:
                 read.append((each, change))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.cli import main
+from smtpproxy.cli import folders, main
 
 HEAD = """
 domain = "mx.example.net"
@@ -68,12 +68,72 @@ def test_all_faults_at_once(check):
     status, out, err = check(text, ROWS + "*@a;mx1.test\nalice@example.com;mx2.test:0\n")
     assert (status, out) == (1, "")
     lines = err.splitlines()
-    assert [line.partition(": ")[0] for line in lines] == [
+    assert [line.partition(": ")[0] for line in lines[:3]] == [
         *("mapping.csv:5", "mapping.csv:6", "mapping.csv:6"),
-        *("no.pem", "no.pem"),
-        "smtpproxy.toml",
     ]
-    assert lines[-1] == "smtpproxy.toml: 5 faults: smtpproxy would not start"
+    assert lines[3:] == [
+        "smtpproxy.toml:5: listeners[0].tls_cert: no.pem: there is no such file",
+        "smtpproxy.toml: 4 faults: smtpproxy would not start",
+    ]
+
+
+def test_a_missing_file_is_told_with_its_setting(check):
+    text = "tls_ca = 'ca.pem'" + HEAD.format(cert="cert.pem", key="key.pem")
+    status, out, err = check(text + MAPPINGS.replace("mapping.csv", "maping.csv"))
+    assert (status, out) == (1, "")
+    assert err.splitlines() == [
+        "smtpproxy.toml:12: mappings[0].file: maping.csv: there is no such file",
+        "smtpproxy.toml:5: listeners[0].tls_cert: cert.pem: there is no such file",
+        "smtpproxy.toml:6: listeners[0].tls_key: key.pem: there is no such file",
+        "smtpproxy.toml:1: tls_ca: ca.pem: there is no such file",
+        "smtpproxy.toml: 4 faults: smtpproxy would not start",
+    ]
+
+
+PLAIN = HEAD.split("tls_cert")[0] + MAPPINGS
+
+
+def test_sockets_that_cannot_be_made_are_warned_of(check):
+    settings = 'control = "no/control"\nhttp.listen = "unix:none/http"'
+    status, out, err = check(settings + PLAIN.replace("127.0.0.1:2525", "unix:non/smtp"))
+    assert status == 0
+    assert out.startswith("smtpproxy.toml: OK, 3 warnings\n")
+    assert err.splitlines() == [
+        "warning: smtpproxy.toml:1: control: no/control: there is no folder no: make it",
+        "warning: smtpproxy.toml:2: http.listen: none/http: there is no folder none: make it",
+        "warning: smtpproxy.toml:5: listeners[0].listen: non/smtp: there is no folder non: make it",
+    ]
+
+
+def test_a_log_that_cannot_be_written_is_a_fault(check, tmp_path):
+    place = "smtpproxy.toml:1: log.file: no"
+    status, out, err = check("log.file = 'no/log'" + PLAIN, ROWS + "x y;mx1.test\n")
+    assert (status, out) == (1, "")
+    rows, log, summary = err.splitlines()
+    assert rows.startswith("mapping.csv:5: ")
+    assert log == f"{place}/log: there is no folder no: make it"
+    assert summary == "smtpproxy.toml: 2 faults: smtpproxy would not start"
+    (tmp_path / "no").mkdir()
+    assert check("log.file = 'no/log'" + PLAIN)[0::2] == (0, "")
+    assert not (tmp_path / "no" / "log").exists()
+    assert check("log.file = 'no'" + PLAIN)[2].startswith(f"{place}: is a folder: name a file\n")
+
+
+def test_what_this_user_may_not_write(check, tmp_path, monkeypatch):
+    (tmp_path / "log").touch()
+    monkeypatch.setattr(folders.os, "access", lambda *_: False)  # root may write anywhere
+    _, _, err = check("control = 'control'\nlog.file = 'log'" + PLAIN)
+    assert err.startswith("smtpproxy.toml:2: log.file: log: this user may not write to it\n")
+    _, _, err = check("control = 'control'" + PLAIN)
+    assert err.startswith("warning: smtpproxy.toml:1: control: control: this user may not write in")
+
+
+def test_what_systemd_makes_is_not_missed(check, tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "OURS", (tmp_path / "run",))
+    monkeypatch.setattr(folders, "BOOTED", tmp_path / "systemd")
+    assert "there is no folder run" in check("control = 'run/control'" + PLAIN)[2]
+    (tmp_path / "systemd").mkdir()
+    assert check("control = 'run/control'" + PLAIN)[2] == ""
 
 
 def test_faults_of_the_file_itself(check):
@@ -213,7 +273,10 @@ def test_no_such_database_and_what_else_is_wrong(tmp_path):
     assert "secret" not in err
     status, out, err = child(tmp_path, SMALL + FILES)
     assert (status, out) == (1, "")
-    assert err.splitlines()[0] == "routes.db: there is no such file: make the database first"
+    assert err.splitlines()[0] == (
+        "smtpproxy.toml:7: mappings[0].file: routes.db: there is no such file: "
+        "make the database first"
+    )
 
 
 def test_one_file_alone(tmp_path, monkeypatch, capsys):

@@ -91,6 +91,42 @@ def test_a_file_that_shrinks_is_taken_by_force_alone(ask, running):
     assert ask("lookup", "user8@example.com")[0] == 1
 
 
+def test_a_broken_configuration_is_for_the_running_program_to_judge(folder, capsys):
+    """It is asked all the same, and says of a reload what is wrong."""
+    with Proxy(folder, ROWS) as proxy:
+        config = str(proxy.settings_file)
+        proxy.configure(limits={"max_errors": 0})
+        assert main(["status", "--config", config]) == 0
+        assert main(["lookup", "user1@example.com", "--config", config]) == 0
+        assert capsys.readouterr().out.endswith("XCLIENT where offered\n")
+        assert main(["upstream", "drain", "192.0.2.1", "--config", config]) == 0
+        capsys.readouterr()
+        assert main(["reload", "--config", config]) == 1
+        fault, stays = capsys.readouterr().out.splitlines()
+        assert ": limits.max_errors: must be " in fault
+        assert stays == f"not taken: {STAY}"
+        assert f"error: {fault}" in proxy.output
+
+        proxy.settings_file.write_text('control = "control"\nlisteners = [')
+        assert main(["reload", "--config", config]) == 2
+        assert "is not valid TOML" in capsys.readouterr().err
+        assert main(["lookup", "--offline", "user1@example.com", "--config", config]) == 2
+    proxy.configure()
+    assert main(["lookup", "user1@example.com", "--config", config]) == 2
+    assert "limits.max_errors: must be " in capsys.readouterr().err
+
+
+STAY = "the configuration, mappings and certificates in force stay as they are"
+
+
+def test_a_control_socket_that_another_program_has(folder, capsys):
+    with Proxy(folder, ROWS) as first:
+        (folder / "second").mkdir()
+        with Proxy(folder / "second", ROWS, control=str(first.control)) as second:
+            said = f"no control socket {first.control}: Address already in use; another program "
+            assert f"{said}listens there: perhaps another smtpproxy" in second.output
+
+
 SMALL = 'domain = "mx.test"\nlisteners = [{listen = ":25"}]\n'
 STATIC = '[[mappings]]\ntype = "static"\nserver = "mx1.test"\n'
 
@@ -125,7 +161,8 @@ def test_reload_without_a_control_socket(folder, capsys):
     file.write_text(SMALL + STATIC)
     assert main(["reload", "--config", str(file)]) == 2
     assert capsys.readouterr().err.startswith(
-        f'{file}: control is not set: add control = "/run/smtpproxy/control" at the top'
+        f'{file}: control is not set: add control = "/run/smtpproxy/control" at the top; '
+        "SIGHUP (systemctl reload smtpproxy) has it in force. "
     )
 
 
@@ -135,8 +172,7 @@ def test_reload_when_nothing_runs(folder, capsys):
     assert main(["reload", "--config", str(file)]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"{folder}/control: smtpproxy does not run, or has no control socket. ")
-    assert "SIGHUP" in err
-    assert "systemctl reload" in err
+    assert "If it runs, SIGHUP (systemctl reload smtpproxy) does the same" in err
 
 
 class Answering:

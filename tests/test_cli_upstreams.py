@@ -205,6 +205,15 @@ CASES = [
         ],
     ),
     (
+        "has hardly begun to fail",
+        upstream(heard("DSN"), troubles=[{**trouble(False), "seconds": 1.0, "failures": 0}]),
+        0,
+        [
+            "  192.0.2.1 failing for 1 second: Connection refused; asked again in 20 seconds",
+            "  192.0.2.1, heard 5 seconds ago: DSN",
+        ],
+    ),
+    (
         "what could drive a terminal",
         upstream(heard("X \x1b[2J")),
         0,

@@ -206,7 +206,7 @@ listen = "127.0.0.1:25"
         'write "30s" for seconds or "30m" for minutes',
         'smtpproxy.toml:5: timeouts.recipient: "-5s" is too short: '
         "a duration must be longer than zero",
-        "smtpproxy.toml:7: limits.max_errors: must be greater than 0, not 0",
+        "smtpproxy.toml:7: limits.max_errors: must be at least 1, not 0",
         "smtpproxy.toml:8: limits.max_conections: there is no such setting here; "
         f"did you mean max_connections? Known here: {limits}",
         'smtpproxy.toml:10: mappings[0].type: must be one of "csv", "regex", "mysql", "sqlite", '
@@ -228,7 +228,19 @@ listen = "127.0.0.1:25"
         ('domain = "a\\nb"', 'domain: "a\\nb" is no domain name: write it as in "mx.example.net"'),
         ('bare_newline = "x"', 'bare_newline: must be "normalize" or "reject", not "x"'),
         ("limits.max_errors = true", None),
-        ("limits.max_errors = -1", "limits.max_errors: must be greater than 0, not -1"),
+        ("limits.max_errors = -1", "limits.max_errors: must be at least 1, not -1"),
+        ("limits.min_data_rate = -1", "limits.min_data_rate: must be at least 0, not -1"),
+        ("limits.max_command_bytes = 5", "limits.max_command_bytes: must be at least 512, not 5"),
+        ("limits.ipv4_prefix = 64", "limits.ipv4_prefix: must be from 1 to 32, not 64"),
+        ("limits.ipv6_prefix = 0", "limits.ipv6_prefix: must be from 1 to 128, not 0"),
+        (
+            'http.listen = "9025"',
+            'http.listen: "9025" has no port: write it as in "127.0.0.1:9025"',
+        ),
+        (
+            "http.listen = 9025",
+            'http.listen: must be an address in quotes, such as "127.0.0.1:9025"',
+        ),
         ("limits.max_message_bytes = 0", None),
         ("limits.max_message_bytes = 1.5", None),
         (
@@ -392,7 +404,22 @@ def test_two_listeners_cannot_have_one_address(folder, first, second, clash):
             "smtpproxy.toml:2: is not valid TOML in column 10: "
             "this is no value (a text needs quotes)",
         ),
-        ('domain = "a"\ndomain = "b"\n', "smtpproxy.toml:2: is not valid TOML in column 13: "),
+        (
+            'domain = "a"\ndomain = "b"\n',
+            "smtpproxy.toml:2: domain is there twice, in line 1 first: keep one of the two",
+        ),
+        (
+            "[[mappings]]\ntype = 1\n[[mappings]]\ntype = [\n]\nfile = 1\ntype = 2\n",
+            "smtpproxy.toml:7: mappings[1].type is there twice, in line 4 first: keep one of",
+        ),
+        (
+            "[limits]\n[log]\n[limits]\n",
+            "smtpproxy.toml:3: limits is there twice, in line 1 first: keep one of the two",
+        ),
+        (
+            "limits = 1\n[limits.x]\n",
+            "smtpproxy.toml:2: is not valid TOML in column 10: Cannot overwrite a value",
+        ),
         ("[[listeners]\n", "smtpproxy.toml:1: is not valid TOML in column "),
         ("servers = [1,", "smtpproxy.toml: is not valid TOML at its end: "),
         (b'\n\ndomain = "\xff"\n', "smtpproxy.toml:3: is not UTF-8: save the file as UTF-8"),

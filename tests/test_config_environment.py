@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.config import Address, Config, Faults, StaticMapping, load, settings
+from smtpproxy.config import (
+    Address,
+    Config,
+    Faults,
+    StaticMapping,
+    load,
+    load_control,
+    settings,
+)
 from smtpproxy.config.environment import variables
 
 FILE = """\
@@ -157,7 +165,7 @@ def test_the_environment_alone():
         ("LISTENERS", "[{listen = 3}]", "listeners[0].listen: must be an address in quotes"),
         ("LISTENERS__0__LISTEN", "25", '"25" has no port: write it as in ":25"'),
         ("LISTENERS__2__TLS_KEY", "k", "listeners[2].listen: is missing"),
-        ("LIMITS__MAX_ERRORS", "0", "must be greater than 0, not 0"),
+        ("LIMITS__MAX_ERRORS", "0", "must be at least 1, not 0"),
         ("LIMITS__MAX_ERRORS", "", 'must be a whole number, without quotes, not ""'),
         ("LIMITS__MAX_ERRORS", "3\nx = 1", "must be a whole number, without quotes, not "),
         ("DNS__REVERSE", "no", 'must be true or false, without quotes, not "no"'),
@@ -207,3 +215,21 @@ def test_variables_of_kubernetes_are_left_alone(path):
     }
     assert load(path, environ) == load(path, {})
     assert not any(name.startswith(("SMTPPROXY_SERVICE", "SMTPPROXY_PORT")) for name in variables())
+
+
+def test_control_alone_whatever_is_wrong_with_all_else(path):
+    here = Path.cwd()
+    variable = {"SMTPPROXY_CONTROL": "run/control", "SMTPPROXY_NO_SUCH": "1"}
+    assert load_control(path, {}) == ""
+    path.write_text('control = "ours"\ndomain = 7\nunknown = 1\nlisteners = "none"\n')
+    assert load_control(path, {"SMTPPROXY_LIMITS": "7"}) == f"{here}/ours"
+    assert load_control(path, variable) == f"{here}/run/control"
+    path.write_text("no TOML")
+    assert load_control(path, variable) == f"{here}/run/control"
+    with pytest.raises(Faults, match=r"smtpproxy.toml:1: is not valid TOML"):
+        load_control(path, {})
+    path.write_text("domain = 7\ncontrol = 7\n")
+    with pytest.raises(Faults, match=r"smtpproxy.toml:2: control: must be a "):
+        load_control(path, {})
+    with pytest.raises(Faults, match=r"^SMTPPROXY_CONTROL: is a text: write it without quotes"):
+        load_control(path, {"SMTPPROXY_CONTROL": '"x"'})

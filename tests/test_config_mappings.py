@@ -119,12 +119,12 @@ def test_http(folder):
         ("static", 'tls = "always"', 'tls: must be "", "none", "may", "encrypt" or "verify", not'),
         ("static", 'identity = "xforward"', 'identity: must be "auto", "xclient", "proxy1", '),
         ("regex", 'timeout = "0s"', 'timeout: "0s" is too short'),
-        ("mysql", "port = 0", "port: must be greater than 0, not 0"),
-        ("mysql", "port = 65536", "port: must be less than 65536, not 65536"),
+        ("mysql", "port = 0", "port: must be from 1 to 65535, not 0"),
+        ("mysql", "port = 65536", "port: must be from 1 to 65535, not 65536"),
         ("mysql", 'user = ""', "user: must not be empty"),
         ("mysql", 'tls_ca = "ca.pem"', "tls_ca: counts for TLS alone: add tls = true"),
         ("mysql", 'upstreams_query = "SELECT ?"', "upstreams_query: there is a ? in it; nothing"),
-        ("mysql", "cache_size = 0", "cache_size: must be greater than 0, not 0"),
+        ("mysql", "cache_size = 0", "cache_size: must be at least 1, not 0"),
         ("mysql", 'cache_ttl = "0"', 'cache_ttl: 0 has no unit: write "0s" for seconds'),
         ("mysql", "cache_ttl = 0", 'cache_ttl: 0 has no unit: write "0s" for seconds'),
         ("mysql", "threads = 3", "threads: there is no such setting here; "),
@@ -258,6 +258,9 @@ def opening(config: Config) -> list[str]:
     return [str(fault) for fault in caught.value.faults]
 
 
+MISSING = "there is no such file"
+
+
 def test_all_that_is_wrong_with_the_files(folder):
     Path("patterns.csv").write_text("pattern;server\n(;mx1.test\n")
     Path("ca.pem").write_text("nonsense")
@@ -271,12 +274,17 @@ def test_all_that_is_wrong_with_the_files(folder):
             ]
         )
     )
-    places = [fault.replace(f"{folder}/", "") for fault in opening(config)]
-    assert [place.partition(": ")[0] for place in places[:4]] == [
-        *("mapping.csv", "patterns.csv:2", "routes.db", "none")
-    ]
-    assert places[4].startswith("smtpproxy.toml:18: mappings[4]: ca.pem is no file of certif")
-    assert len(places) == 5
+    csv, regex, sqlite, password, authorities = opening(config)
+    assert csv == f"smtpproxy.toml:5: mappings[0].file: {folder}/mapping.csv: {MISSING}"
+    assert regex.startswith(f"{folder}/patterns.csv:2: ")
+    assert sqlite == (
+        f"smtpproxy.toml:11: mappings[2].file: {folder}/routes.db: {MISSING}: "
+        "make the database first"
+    )
+    assert password == f"smtpproxy.toml:17: mappings[3].password_file: {folder}/none: {MISSING}"
+    assert authorities.startswith(
+        f"smtpproxy.toml:23: mappings[4].tls_ca: {folder}/ca.pem: is no file of certificates"
+    )
 
 
 @pytest.mark.parametrize("content", ["secret\n", "secret\r\n", "secret"])

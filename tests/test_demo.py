@@ -71,6 +71,17 @@ def test_it_stays_up_until_it_is_told(folder, number):
         with smtplib.SMTP("127.0.0.1", int(port[1]), timeout=20) as client:
             client.sendmail("you@example.org", ["bob@example.com"], "Subject: a\r\n\r\nhello\r\n")
         assert b"hello" in Path(said[1], "two-4.eml").read_bytes()
+        for command in ("status", "upstreams", "reload"):
+            typed = f"{command} --config {said[1]}/smtpproxy.toml"
+            assert typed in said[0]
+            asked = subprocess.run(
+                [sys.executable, "-m", "smtpproxy", *typed.split()],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=20,
+            )
+            assert (asked.returncode, asked.stderr) == (0, ""), command
         running.wait_for(
             lambda: "to=<bob@example.com>" in running.output.rpartition("you@example.org")[2],
             "the log of that mail",

@@ -21,7 +21,14 @@ from tests.support.needs import missing, need
 
 DOCS = ROOT / "docs"
 PAGES = sorted(page.stem for page in DOCS.glob("*.md"))
-MANUALS = ("smtpproxy.1", "smtpproxy.8", "smtpproxy.toml.5", "smtpproxy-mapping.5")
+MANUALS = (
+    "smtpproxy.1",
+    "smtpproxy.8",
+    "smtpproxy.toml.5",
+    "smtpproxy-mapping.5",
+    "smtpproxy-failures.7",
+    "smtpproxy-logs.7",
+)
 
 
 def built(folder: Path, *options: str) -> Path:
@@ -151,6 +158,17 @@ def test_every_column_is_in_the_manual_page(manuals):
     text = (manuals / "smtpproxy-mapping.5").read_text(encoding="utf-8")
     for column in ("pattern", *COLUMNS):
         assert re.search(rf"^\.B \\fB{column}\\fP$", text, re.MULTILINE), column
+
+
+def test_a_manual_page_does_not_send_one_to_itself(manuals):
+    text = (manuals / "smtpproxy-mapping.5").read_text(encoding="utf-8")
+    body = text[text.index(".SH DESCRIPTION") :]
+    assert "smtpproxy\\-mapping(5)" not in body
+    for part in ("REGULAR EXPRESSIONS", "DATABASES", "WEB SERVICES"):
+        assert re.search(rf"^see: {part}$", body, re.MULTILINE)
+        assert f".SH {part}\n" in body
+    failures = (manuals / "smtpproxy-failures.7").read_text(encoding="utf-8")
+    assert "smtpproxy\\-logs(7)" in failures[: failures.index(".SH SEE ALSO")]
 
 
 OF_TABLES = re.compile(r"`((?:timeouts|limits|upstreams|dns|log)\.\w+)`(?: (\d+\w*))?")

@@ -87,6 +87,22 @@ def test_drain_and_maintenance_by_command(two, capsys) -> None:
     assert say("enable", first.server) == say("enable", second.server) == 0
     send(proxy)
     assert len(first.messages) == 1
+    capsys.readouterr()
+    assert say("drain", "127.0.0.1") == 1
+    begun, later, back = capsys.readouterr().out.splitlines()
+    known = (first.server, second.server)
+    near = [f"no upstream that is known has 127.0.0.1:25: did you mean {it}?" for it in known]
+    assert begun in near
+    assert later.startswith("  one that comes up later drains: ")
+    assert back == "  smtpproxy upstream enable 127.0.0.1:25 takes that back"
     assert say("drain", "unknown.test") == 1
+    assert capsys.readouterr().out.startswith("no upstream that is known has unknown.test:25\n")
+    main(["upstreams", "--config", config])
+    said = "DRAIN: unknown.test:25, which no upstream has; smtpproxy upstream enable "
+    assert f"{said}unknown.test:25 takes it back\n" in capsys.readouterr().out
+    assert say("enable", "unknown.test") == 1
+    capsys.readouterr()
+    main(["upstreams", "--config", config])
+    assert "unknown.test" not in capsys.readouterr().out
     assert say("drain", "no server") == 2
     assert f"{first.server}: drain, by command" in proxy.log.read_text()

@@ -64,6 +64,10 @@ def test_the_first_time_it_is_installed_and_not_started(new):
     assert new.read(CONFIG) == f"{EXAMPLE} 1.0\n"
     assert new.read(UNIT) == "# unit of 1.0\n"
     assert new.read("usr/local/share/man/man8/smtpproxy.8") == "manual of 1.0\n"
+    documents = new.root / "usr/local/share/doc/smtpproxy"
+    assert str(documents.readlink()) == "/opt/smtpproxy/current/bundle/docs"
+    assert new.read("opt/smtpproxy/current/bundle/docs/failures.md") == "failures of 1.0\n"
+    assert f"What all of it means is in {documents}" in said.text
     command = new.root / "usr/local/bin/smtpproxy"
     assert str(command.readlink()) == "/opt/smtpproxy/current/bin/smtpproxy"
     assert not new.active()

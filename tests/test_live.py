@@ -135,7 +135,7 @@ def test_a_file_with_faults_changes_nothing_and_says_why(folder: Path, one: Mail
         assert ["error: " in line for line in faults] == [True, True]
         assert [line.partition("mapping.csv:")[2][:3] for line in faults] == ["12:", "13:"]
         proxy.file.unlink()
-        proxy.wait_for(lambda: "cannot be read" in proxy.output, "the file to be missed")
+        proxy.wait_for(lambda: "there is no such file" in proxy.output, "the file to be missed")
         assert rcpt(proxy) == "250 one"
         proxy.file.write_text(csv(users(one.server)))
         proxy.wait_for(lambda: "10 rows in force" in proxy.output, "the file to come back")

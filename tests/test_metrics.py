@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from smtpproxy.config.model import Limits, Upstreams
 from smtpproxy.events import Connected, Disconnected, Event, Refused, Side, TransactionEnded
 from smtpproxy.listener import ConnectionLimits, session, tally, visitors
+from smtpproxy.logs.fields import fields
 from smtpproxy.logs.writer import BACKLOG, Writer
 from smtpproxy.metrics import Counts, Together, merged
 from smtpproxy.metrics.counts import ENDS, MOST_NAMES, OTHER, PHASES, Names
@@ -28,7 +29,7 @@ from smtpproxy.metrics.families import (
 from smtpproxy.metrics.limits import LIMITS
 from smtpproxy.metrics.snapshot import Sheet
 from smtpproxy.relay import message, relaying, transaction
-from smtpproxy.routing import NoRoute, Router, TryAgain
+from smtpproxy.routing import Identity, NoRoute, Router, TryAgain
 from smtpproxy.smtp.paths import Path
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.tasks import start
@@ -167,6 +168,45 @@ def test_recipients_that_are_refused_and_by_whom() -> None:
         f"{stage}=proxy reply=4xx": 2,
         f"{stage}=upstream reply=5xx": 1,
     }
+
+
+def test_of_several_servers_the_one_that_refused() -> None:
+    """Also of recipients that are refused without asking it again, as it refused the sender."""
+    world = World({"example.com": upstream("192.0.2.1", "192.0.2.2")}, settings=Settings(peer=MX))
+    world.unreachable.add("192.0.2.1")
+    world.play(f"""
+        {GREETING}
+        {MAIL}
+        C: RCPT TO:<a@example.com>
+        {upstream_greets(1)}
+        P1: MAIL FROM:<s@example.org>
+        U1: 550 5.7.1 not you
+        S: 550 5.7.1 not you
+        C: RCPT TO:<b@example.com>
+        S: 550 5.7.1 not you
+    """)
+    refused = "recipients_total listener=:25 upstream=192.0.2.2:25 outcome=refused"
+    assert of(world, "recipients") == {refused: 2}
+    said = [fields(each) for each in world.events if isinstance(each, Refused)]
+    assert [each["upstream"] for each in said] == ["192.0.2.2[192.0.2.2]:25"] * 2
+
+
+def test_of_several_servers_the_one_that_refused_the_client() -> None:
+    servers = upstream("192.0.2.1", "192.0.2.2", identity=Identity.XCLIENT)
+    world = World({"example.com": servers}, settings=Settings(peer=MX))
+    world.unreachable.add("192.0.2.1")
+    world.play(f"""
+        {GREETING}
+        {MAIL}
+        C: RCPT TO:<a@example.com>
+        {upstream_greets(1, "XCLIENT ADDR")}
+        P1: XCLIENT ADDR=192.0.2.9
+        U1: 550 5.7.1 not you
+        S: 550 5.7.1 not you
+        P1: QUIT
+    """)
+    (said,) = (fields(each) for each in world.events if isinstance(each, Refused))
+    assert said["upstream"] == "192.0.2.2[192.0.2.2]:25"
 
 
 def test_an_upstream_that_cannot_be_reached() -> None:
@@ -456,7 +496,7 @@ def test_every_event_can_be_counted() -> None:
     assert told(counted([*SAMPLES, IN_DOUBT]))["in_doubt_total"] == 2
     assert isinstance(SAMPLES[0], Connected)
     refused = Refused("1", SENT.client, "RCPT", Reply.of(550, "", "no"), Side.UPSTREAM)
-    assert told(counted([replace(refused, upstream="a.test:25*2")]))[
+    assert told(counted([replace(refused, server="a.test:25*2")]))[
         "recipients_total listener= upstream=a.test:25 outcome=refused"
     ]
 

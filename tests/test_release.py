@@ -17,7 +17,7 @@ import pytest
 
 from release import wheels
 from release.host import ports, service_user, smoke
-from release.tarball import example, packed, source_date_epoch
+from release.tarball import _files, example, packed, source_date_epoch
 from smtpproxy import __version__
 from smtpproxy.config import load
 from tests.support.certificates import Authority
@@ -50,6 +50,19 @@ def test_the_time_of_it_can_be_given(monkeypatch):
 def test_the_example_has_a_control_socket(tmp_path):
     (tmp_path / "smtpproxy.toml").write_bytes(example())
     assert str(load(tmp_path / "smtpproxy.toml", {}).control) == "/run/smtpproxy/control"
+
+
+def test_every_page_that_a_file_of_the_tarball_names_is_in_it():
+    contents = dict(_files())
+    for name, octets in contents.items():
+        if name.startswith(("etc/", "contrib/")) or name == "README.md":
+            for page in re.findall(r"(?<![\w./])docs/[\w-]+\.md", octets.decode(errors="replace")):
+                assert page in contents, name
+    for page in [name for name in contents if name.startswith("docs/")]:
+        for other in re.findall(r"\]\(([\w-]+\.\w+)[#)]", contents[page].decode(errors="replace")):
+            assert f"docs/{other}" in contents, page
+    assert {"docs/failures.md", "docs/logs.md"} <= set(contents)
+    assert "docs/conf.py" not in contents
 
 
 def pins(file):

@@ -212,8 +212,14 @@ def test_one_fault_and_nothing_is_changed(folder: Path, one: MailServer) -> None
         )
         taken, lines = reload(proxy)
         assert not taken
-        places = [line.partition(": ")[0].rpartition("/")[2] for line in lines]
-        assert places == ["no.csv", "none.pem", "none.key", "not taken"]
+        assert [line.split(": ")[1] for line in lines[:-1]] == [
+            "mappings[1].file",
+            "listeners[0].tls_cert",
+            "listeners[0].tls_key",
+        ]
+        for line, name in zip(lines, ["no.csv", "none.pem", "none.key"], strict=False):
+            assert line.endswith(f"/{name}: there is no such file")
+        assert lines[-1] == STAYS
 
         with smtplib.SMTP("127.0.0.1", proxy.port, timeout=PATIENCE) as client:
             assert size(client) == "1000"
@@ -422,7 +428,8 @@ def test_a_new_certificate_is_taken_by_itself(
     folder: Path, one: MailServer, authority: Authority, pair: Certificate
 ) -> None:
     """First its file, then that of its key: in between, the old ones stay, and a line says so."""
-    new = authority.certificate("mx.example.net", "new.example.net")
+    soon = datetime.now(UTC) + timedelta(days=5, hours=1)
+    new = authority.certificate("mx.example.net", "new.example.net", not_after=soon)
     with Proxy(folder, [row("*", one.server)], pair) as proxy:
         old = shown(proxy)
         with smtplib.SMTP("127.0.0.1", proxy.port, timeout=PATIENCE) as client:
@@ -438,6 +445,8 @@ def test_a_new_certificate_is_taken_by_itself(
             assert shown(proxy) != old
             assert client.sendmail("s@example.net", ["a@example.com"], MESSAGE) == {}
         assert proxy.output.count(stays) == 1
+        expires = f"]: warning: {pair.chain}: the certificate expires on {soon:%Y-%m-%d}, in 5 days"
+        assert proxy.output.count(expires) == 1
 
 
 def test_a_reload_takes_certificates_too_and_says_so(
@@ -457,5 +466,5 @@ def test_a_reload_takes_certificates_too_and_says_so(
         pair.key.write_text("nonsense")
         taken, lines = reload(proxy)
         assert not taken
-        assert lines[0].startswith(f"{pair.key}: holds no private key")
+        assert f"listeners[0].tls_key: {pair.key}: holds no private key" in lines[0]
         assert shown(proxy) != old

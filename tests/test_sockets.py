@@ -9,10 +9,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from twisted.internet import reactor
+from twisted.internet.protocol import Factory
 
 from smtpproxy.config import Address
 from smtpproxy.faults import Faults
-from smtpproxy.sockets import bind, is_local, is_ourselves
+from smtpproxy.sockets import bind, is_local, is_ourselves, listen_privately
 from tests.support.ports import free_port
 
 HAS_IPV6 = is_local("::1")
@@ -145,6 +147,17 @@ def test_a_unix_socket_in_use_is_left_alone(bound, folder: Path) -> None:
     bound(Address(path=path))
     assert "Address already in use" in refusal(Address(path=path))
     assert can_connect(socket.AF_UNIX, path)
+
+
+def test_a_path_that_cannot_be_listened_at_privately(bound, folder: Path) -> None:
+    path = folder / "control"
+    bound(Address(path=str(path)))
+    with pytest.raises(OSError, match="in use; another program listens there: perhaps another smt"):
+        listen_privately(reactor, str(path), Factory())
+    path.unlink()
+    path.write_text("")
+    with pytest.raises(OSError, match="in use; it is no socket: move it away, or choose another"):
+        listen_privately(reactor, str(path), Factory())
 
 
 def test_a_file_is_not_taken_for_a_unix_socket(folder: Path) -> None:

@@ -239,6 +239,7 @@ def test_what_is_said_and_what_is_reported() -> None:
         "name": "b.test:25",
         "standing": "drain",
         "upstreams": ["a.test:25,b.test:25", "mx:d.test:25"],
+        "near": "",
     }
     assert notes == ["b.test:25: drain, by command"]
     upkeep.health.failed(BOTH, Server("a.test"), "192.0.2.1", "Connection refused", 0.0, True)

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from smtpproxy.amounts import octets, short, span
-from smtpproxy.cli import main
+from smtpproxy.cli import main, status
 from smtpproxy.events import Connected, Side
+from smtpproxy.logs.fields import relay
 from smtpproxy.recent import COUNTED, MINUTES, MOST_REFUSALS, MOST_SERVERS, Recent
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.status import merged
@@ -21,6 +22,7 @@ from tests.support.mail_server import MailServer
 from tests.support.processes import short_folder
 from tests.support.proxy import Proxy, row
 
+HERE = "127.0.0.1"
 CONNECTED = Connected(SESSION, CLIENT)
 
 
@@ -260,6 +262,27 @@ def test_one_report_is_itself() -> None:
 # The command
 
 
+def test_an_upstream_that_could_not_be_asked() -> None:
+    """With the reason, once where it fails as well."""
+    place = {"server": "slip.test:25", "address": "", "reason": "it has no address"}
+    one = {
+        "servers": ["slip.test:25"],
+        "connections": 0,
+        "heard": [],
+        "standings": {},
+        "troubles": [],
+        "failed": [{**place, "age": 40.0}],
+    }
+    assert list(status._upstream(one, report())) == [
+        "slip.test:25: 0 connections",
+        "  not heard 40 s ago: slip.test:25: it has no address",
+    ]
+    one["troubles"] = [{**place, "down": True, "seconds": 240.0}]
+    assert list(status._upstream(one, report()))[1:] == [
+        "  DOWN for 4 min: slip.test:25: it has no address"
+    ]
+
+
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     hostile = "<b>\\x1b[31m.test"
     with (
@@ -279,7 +302,8 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert out.startswith("mx.example.net ready: smtpproxy ")
         assert f"\n  {one.server}: 1 connection, 1 message, answers in " in out
         assert "unknown[127.0.0.1], between transactions" in out
-        assert ": 550 5.1.1 not known to one.example.net\n" in out
+        by = f"by=upstream upstream={relay(one.server, HERE)}"
+        assert f": 550 5.1.1 not known to one.example.net, {by}\n" in out
         assert main(["status", "--json", *config]) == 0
         said = json.loads(capsys.readouterr().out)
         assert said["mappings"][0] | {"age": 0} == {
@@ -298,6 +322,11 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
         out = capsys.readouterr().out
         assert "what was read last was NOT TAKEN" in out
         assert "what it says now is NOT TAKEN" in out
+        proxy.file.write_text("pattern;server\na.test;192.0.2.1\n")
+        main(["reload", *config])
+        capsys.readouterr()
+        main(["status", *config])
+        assert "what it says now is NOT TAKEN: it would drop 1 of 1 keys" in capsys.readouterr().out
         proxy.file.write_text("pattern;server\nexample.com;192.0.2.1\na.test;192.0.2.1\n")
         assert main(["reload", *config]) == 0
         capsys.readouterr()

@@ -686,3 +686,11 @@ def test_of_a_listener_it_is_told_what_is_announced_where_all_are_heard() -> Non
     for answers in ((less, more), (more, less), (less, more, less)):
         said = MERGED["upstreams"]([{"upstreams": [], "listeners": [each]} for each in answers])
         assert said["listeners"] == [more]
+
+
+def test_what_was_said_of_nobody_is_told_where_no_worker_knows_it() -> None:
+    one, two = {"a:25": "drain", "b:25": "maintenance"}, {"b:25": "maintenance"}
+    said = MERGED["upstreams"](
+        [{"upstreams": [], "listeners": [], "standings": each} for each in (one, two)]
+    )
+    assert said["standings"] == two

@@ -179,13 +179,21 @@ def test_sigterm_finishes_what_is_in_hand_also_where_all_are_told(
     folder: Path, one: MailServer
 ) -> None:
     """systemd tells every process of a unit, and the parent tells its workers, too."""
-    with crowd(folder, one.server) as it:
+    web = free_port()
+    with crowd(folder, one.server, http={"listen": f"127.0.0.1:{web}"}) as it:
         with in_hand(it.proxy.port, "first") as first, in_hand(it.proxy.port, "second") as second:
             for pid in (*it.pids.values(), it.proxy.pid, *it.pids.values()):
                 os.kill(pid, signal.SIGTERM)
             wait_until(lambda: greeting(it.proxy.port) == b"", PATIENCE, "the doors to close")
+            ready = b"GET /readyz HTTP/1.0\r\n\r\n"
+            with socket.create_connection(("127.0.0.1", web), timeout=PATIENCE) as client:
+                client.sendall(ready)
+                answer = client.makefile("rb").read()
+            assert answer.startswith(b"HTTP/1.0 503 ")
+            assert answer.endswith(b"\r\nstopping\n")
             assert (finish(first), finish(second)) == ((250, 421), (250, 421))
         assert it.proxy.stop() == 0
+        assert it.proxy.output.count(f"[{it.proxy.pid}]: stopping\n") == 1
         assert it.proxy.output.count("]: stopped\n") == 3
     assert subjects(one) == {"first": 1, "second": 1}
 
@@ -201,6 +209,8 @@ def test_sigterm_twice_cuts(folder: Path, one: MailServer) -> None:
 
 
 # One configuration
+
+STAYS = "workers stays {} until smtpproxy is restarted"
 
 
 def test_a_reload_is_taken_by_all_or_by_none(folder: Path, one: MailServer) -> None:
@@ -250,7 +260,7 @@ def test_a_reload_is_taken_by_all_or_by_none(folder: Path, one: MailServer) -> N
         assert request(folder / "elsewhere", "status", PATIENCE)["configuration"]["reload"]["taken"]
         proxy.configure(workers=2)
         os.kill(proxy.pid, signal.SIGHUP)
-        it.wait_for(lambda: "workers: 3 go on; a restart makes it 2" in proxy.output, "a word")
+        it.wait_for(lambda: STAYS.format(3) in proxy.output, "a word")
         steady.stop()
         assert steady.refused == 0
     assert_none_lost(one, steady)
@@ -259,8 +269,15 @@ def test_a_reload_is_taken_by_all_or_by_none(folder: Path, one: MailServer) -> N
 def test_one_process_stays_one_until_a_restart(folder: Path, one: MailServer) -> None:
     with Proxy(folder, [row("*", one.server)]) as proxy:
         proxy.configure(workers=3, domain="new.example.net")
-        assert request(proxy.control, "reload", PATIENCE)["taken"]
-        assert "workers: there are none; a restart makes it 3\n" in proxy.output
+        assert request(proxy.control, "reload", PATIENCE) == {
+            "taken": True,
+            "lines": [
+                "configuration in force, changed: domain",
+                f"{proxy.file}: 1 rows in force, 1 before",
+                STAYS.format(1),
+            ],
+        }
+        assert proxy.output.count(f"warning: {STAYS.format(1)}\n") == 1
         assert greeting(proxy.port).startswith(b"220 new.example.net")
 
 
@@ -522,7 +539,7 @@ def test_workers_that_cannot_begin_end_the_program_and_say_why(
     assert program.returncode == 1
     for each in (said, (folder / "mail.log").read_text()):
         assert re.search(r"worker \d \(\d+\) ended with status 1 before it served:\n", each)
-        assert f"{rows}: cannot be read: No such file" in each
+        assert f"smtpproxy.toml:4: mappings[0].file: {rows}: there is no such file" in each
     assert greeting(port) == b""
     assert not (folder / "pid").exists()
 

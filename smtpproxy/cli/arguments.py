@@ -22,7 +22,7 @@ def command_line() -> ArgumentParser:
         ArgumentParser,
         prog="smtpproxy",
         description="The administrator's command of smtpproxy, a transparent, recipient-routed MX "
-        "proxy.\nThe proxy itself is started with: twistd -n smtpproxy --config FILE",
+        "proxy.\nThe proxy itself is started with: twistd -n --pidfile= smtpproxy --config FILE",
         epilog="`smtpproxy COMMAND --help` says more about each command.",
     )
     parser.add_argument("--version", action="version", version=f"smtpproxy {__version__}")

@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from smtpproxy.cli.wording import complain
-from smtpproxy.config import config_file, load
-from smtpproxy.request import ControlError, request
+from smtpproxy.config import config_file, load_control
+from smtpproxy.request import ControlError, NobodyAnswers, request
 
 
 def control_of(options: Namespace, hint: str = "") -> str | None:
-    """The control socket; None where there is none, which then was said, with `hint` behind."""
+    """The control socket; None where there is none, which then was said, with `hint` behind.
+
+    Whatever else the file says is for the running program to judge.
+    """
     file = config_file(options.config, os.environ)
-    config = load(file, os.environ)
-    if config.control:
-        return config.control
+    if control := load_control(file, os.environ):
+        return control
     complain(
-        f'{file}: control is not set: add control = "/run/smtpproxy/control" at the top, and '
-        f"start smtpproxy anew. {hint}".rstrip()
+        f'{file}: control is not set: add control = "/run/smtpproxy/control" at the top; '
+        f"SIGHUP (systemctl reload smtpproxy) has it in force. {hint}".rstrip()
     )
     return None
 
@@ -34,8 +36,11 @@ def ask(
         return None
     try:
         answer = request(Path(control), command, seconds, **members)
-    except ControlError as error:
+    except NobodyAnswers as error:
         complain(f"{error}. {hint}".rstrip())
+        return None
+    except ControlError as error:
+        complain(str(error))
         return None
     for worker in answer.get("silent", ()):
         complain(f"{worker} does not answer: the others say this")

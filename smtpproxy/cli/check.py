@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smtpproxy.chain import Loop
+from smtpproxy.cli.folders import unwritable_log, unwritable_sockets
 from smtpproxy.cli.wording import complain, counted, server
 from smtpproxy.config import Config, Listener, config_file, load
 from smtpproxy.faults import Fault, Faults
@@ -86,11 +87,18 @@ class _Checked:
 async def _open(config: Config, loop: Callable[[], Loop]) -> _Checked:
     from smtpproxy.parts import open_parts, own_upstreams
 
-    parts = open_parts(config, loop)
+    faults = unwritable_log(config)
+    try:
+        parts = open_parts(config, loop)
+    except Faults as error:
+        raise Faults([*error.faults, *faults]) from None
     chain = parts.chain
     try:
+        if faults:
+            raise Faults(faults)
         silent = await chain.check(loop, PATIENCE)
-        warnings = dict.fromkeys((*parts.warnings, *own_upstreams(config, chain.router)))
+        own = own_upstreams(config, chain.router)
+        warnings = dict.fromkeys((*parts.warnings, *own, *unwritable_sockets(config)))
         return _Checked(tuple(warnings), silent, tuple(_summary(config, chain.router)))
     finally:
         chain.stop()

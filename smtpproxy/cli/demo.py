@@ -28,6 +28,7 @@ _PATIENCE = 5.0  # seconds for any answer
 _CONFIG = """\
 domain = "mx.example.net"
 recipient_delimiter = "+"
+control = "control"                # a socket beside this file
 
 [[listeners]]
 listen = "127.0.0.1:0"             # a free port
@@ -60,11 +61,16 @@ the configuration, the mapping, and each mail that a server got. Ask about them:
   {command} lookup --config {folder}/smtpproxy.toml alice+news@example.com
   {command} probe --config {folder}/smtpproxy.toml
 
-An edit of mapping.csv is in force within 5 seconds; the log says so. To try another
-configuration, edit it and start a second proxy beside this one; its first line names its
-port:
+And the proxy as it runs:
 
-  {twistd} -n --pidfile= smtpproxy --config {folder}/smtpproxy.toml
+  {command} status --config {folder}/smtpproxy.toml
+  {command} tail --config {folder}/smtpproxy.toml
+  {command} upstreams --config {folder}/smtpproxy.toml
+
+An edit of mapping.csv is in force within 5 seconds; the log says so. An edit of the
+configuration is, after:
+
+  {command} reload --config {folder}/smtpproxy.toml
 
 Ctrl-C ends all this and takes the folder away.
 """
@@ -217,12 +223,10 @@ def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
 
 
 def _kept(port: int, folder: Path) -> str:
-    beside = Path(sys.executable).with_name
-    command = beside("smtpproxy")
+    command = Path(sys.executable).with_name("smtpproxy")
     return _KEPT.format(
         port=port,
         folder=folder,
         word=REFUSED_WORD.decode(),
         command=command if command.exists() else f"{sys.executable} -m smtpproxy",
-        twistd=beside("twistd"),
     )

@@ -26,7 +26,7 @@ class DidNotStart(Exception):
 
 
 class Proxy:
-    """`twistd -n smtpproxy --config FILE`; inside the `with` it runs and listens on `port`.
+    """`twistd -n --pidfile= smtpproxy --config FILE`; inside, it listens on `port`.
 
     Whatever happens in there, it is ended.  It does not take part in a Ctrl-C: who started it
     ends it.

@@ -17,7 +17,7 @@ from smtpproxy.chain import Loop, open_chain
 from smtpproxy.cli import explaining
 from smtpproxy.cli.waiting import wait_for
 from smtpproxy.cli.wording import complain
-from smtpproxy.config import Config, config_file, load
+from smtpproxy.config import Config, config_file, load, load_control
 from smtpproxy.explain import explained, recipient_of
 from smtpproxy.request import ControlError, NobodyAnswers, request
 from smtpproxy.smtp.paths import Path
@@ -36,9 +36,9 @@ def run(options: Namespace) -> int:
     except ValueError as error:
         complain(f"{options.address!r} {error}")
         return ERROR
-    config = load(config_file(options.config, os.environ), os.environ)
+    file = config_file(options.config, os.environ)
     try:
-        said = _asked(config, recipient, options.offline)
+        said = _asked(file, recipient, options.offline)
     except ControlError as error:
         complain(f"the running program does not look it up: {error}; --offline does without it")
         return ERROR
@@ -63,19 +63,22 @@ def recipient_in(text: str) -> Path:
     return recipient_of(text)
 
 
-def _asked(config: Config, recipient: Path, offline: bool) -> dict[str, Any]:
-    """The plain values, and who gave them: `answered_by` "program" or "files", `because`."""
+def _asked(file: FilePath, recipient: Path, offline: bool) -> dict[str, Any]:
+    """The plain values, and who gave them: `answered_by` "program" or "files", `because`.
+
+    A running program answers whatever the configuration says by now; else that is to be right.
+    """
     if offline:
         because = "--offline"
-    elif not config.control:
+    elif not (control := load_control(file, os.environ)):
         because = "control is not set"
     else:
         try:
-            control = FilePath(config.control)
-            said = request(control, "lookup", PATIENCE, address=str(recipient))
+            said = request(FilePath(control), "lookup", PATIENCE, address=str(recipient))
             return {**said, "answered_by": "program", "because": ""}
         except NobodyAnswers as error:
             because = str(error)
+    config = load(file, os.environ)
     said = wait_for(config, lambda loop: _explained(config, recipient, loop))
     return {**said, "answered_by": "files", "because": because}
 

@@ -11,9 +11,7 @@ TAKEN, NOT_TAKEN, ERROR = 0, 1, 2
 
 PATIENCE = 600.0  # seconds for all files to be read
 
-_HINT = (
-    "SIGHUP does the same, as by systemctl reload smtpproxy; only --force needs the control socket"
-)
+_HINT = "If it runs, SIGHUP (systemctl reload smtpproxy) does the same, but for --force"
 
 
 def run(options: Namespace) -> int:

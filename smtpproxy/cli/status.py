@@ -84,8 +84,13 @@ def _upstream(upstream: Said, said: Said) -> Iterator[str]:
     yield ", ".join(words)
     for each in upstream["troubles"]:
         state = "DOWN" if each["down"] else "failing"
-        place = f"{each['server']} {each['address']}"
+        place = f"{each['server']} {each['address']}".rstrip()
         yield f"  {state} for {span(each['seconds'])}: {place}: {each['reason']}"
+    told = {(each["server"], each["address"]) for each in upstream["troubles"]}
+    for each in upstream["failed"]:
+        if (each["server"], each["address"]) not in told:
+            place = f"{each['server']} {each['address']}".rstrip()
+            yield f"  not heard {span(each['age'])} ago: {place}: {each['reason']}"
 
 
 def _mapping(said: Said) -> str:
@@ -115,9 +120,11 @@ def _sessions(said: Said) -> Iterator[str]:
 def _refusal(said: Said, now: float) -> str:
     whom = "".join(f" to=<{each}>" for each in said["to"][:3])
     sender = f" from=<{said['from']}>" if "from" in said else ""
+    who = "".join(f" {name}={said[name]}" for name in ("by", "upstream") if said.get(name))
     error = f" ({said['error']})" if said.get("error") else ""
     ago = f"{span(now - said['time'])} ago"
-    return f"{ago:>11}  {said['client']} {said['stage']}{sender}{whom}: {said['reply']}{error}"
+    what = f"{said['client']} {said['stage']}{sender}{whom}: {said['reply']}"
+    return f"{ago:>11}  {what},{who}{error}"
 
 
 def _bars(counts: Sequence[int]) -> str:

@@ -25,9 +25,15 @@ def run(options: Namespace) -> int:
     answer = ask(options, "upstream", PATIENCE, standing=standing, name=options.name)
     if answer is None:
         return ERROR
-    print(f"{harmless(answer['name'])} {_SAID[answer['standing']]}")
+    name, said = harmless(answer["name"]), _SAID[answer["standing"]]
+    if not answer["upstreams"]:
+        near = f": did you mean {harmless(answer['near'])}?" if answer.get("near") else ""
+        print(f"no upstream that is known has {name}{near}")
+        print(f"  one that comes up later {said}")
+        if answer["standing"] != "enabled":
+            print(f"  smtpproxy upstream enable {name} takes that back")
+        return CONCERNS_NONE
+    print(f"{name} {said}")
     for upstream in answer["upstreams"]:
         print(f"  upstream {harmless(upstream)}")
-    if not answer["upstreams"]:
-        print("  no upstream that is known has it; one that comes up later is meant, too")
-    return SAID if answer["upstreams"] else CONCERNS_NONE
+    return SAID

@@ -42,6 +42,9 @@ def run(options: Namespace) -> int:
             print("\n".join(map(printable, _upstream(upstream))))
         if not answer["upstreams"]:
             print("no upstream is known")
+        for name, standing in answer.get("standings", {}).items():
+            said = f"{standing.upper()}: {name}, which no upstream has"
+            print(harmless(f"{said}; smtpproxy upstream enable {name} takes it back"))
         for listener in answer["listeners"]:
             print("\n".join(map(printable, _listener(listener))))
     return ALL_HEARD if all(map(_is_well, answer["upstreams"])) else NOT_ALL_HEARD
@@ -81,7 +84,8 @@ def _condition(upstream: str, said: Said) -> Iterator[str]:
         yield f"  {standing.upper()}: {harmless(name)}"
     for each in said["troubles"]:
         what = "DOWN" if each["down"] else "failing"
-        since = f"for {_time(each['seconds'])}, failed {counted(each['failures'], 'time')}"
+        often = f", failed {counted(each['failures'], 'time')}" if each["failures"] else ""
+        since = f"for {_time(each['seconds'])}{often}"
         reason = f"{since}: {each['reason']}; asked again in {_time(each['asked_in'])}"
         yield f"  {_place(upstream, each)} {what} {harmless(reason)}"
 

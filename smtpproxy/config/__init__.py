@@ -7,7 +7,7 @@ administrator is told, and `loading` puts these together.
 
 from __future__ import annotations
 
-from smtpproxy.config.loading import DEFAULT_FILE, config_file, load
+from smtpproxy.config.loading import DEFAULT_FILE, config_file, load, load_control
 from smtpproxy.config.mappings import (
     CsvMapping,
     HttpMapping,
@@ -55,6 +55,7 @@ __all__ = [
     "Upstreams",
     "config_file",
     "load",
+    "load_control",
     "parse_address",
     "settings",
 ]

@@ -27,19 +27,22 @@ _TOKEN = re.compile(rf"{_STRING}|#[^\n]*|[\[\]{{}}\n]|[^\"'#\[\]{{}}\n]+", re.DO
 def locate(text: str) -> dict[KeyPath, int]:
     """The line, from 1, of each table, array element and key in the TOML document `text`."""
     lines: dict[KeyPath, int] = {}
-    elements: dict[KeyPath, int] = {}  # of each array of tables: how many so far
-    table: KeyPath = ()
-    for kind, key, line in _statements(text):
-        if kind == "[[":
-            array = _walk(table=(), key=key[:-1], elements=elements) + key[-1:]
-            elements[array] = elements.get(array, 0) + 1
-        if kind in ("[", "[["):
-            table = path = _walk((), key, elements)
-        else:
-            path = table + key
+    for path, line in _paths(text):
         for depth in range(1, len(path) + 1):
             lines.setdefault(path[:depth], line)
     return lines
+
+
+def twice(text: str) -> tuple[KeyPath, int, int] | None:
+    """The first table or key of `text` that is there again, and the lines of both.
+
+    For a text that tomllib does not take for that reason.
+    """
+    seen: dict[KeyPath, int] = {}
+    for path, line in _paths(text):
+        if (first := seen.setdefault(path, line)) != line:
+            return path, first, line
+    return None
 
 
 def line_of(path: KeyPath, lines: Mapping[KeyPath, int]) -> int | None:
@@ -57,6 +60,19 @@ def dotted(path: KeyPath) -> str:
             bare = re.fullmatch(r"[A-Za-z0-9_-]+", part)
             text += f".{part}" if bare else f".{part!a}"
     return text.removeprefix(".")
+
+
+def _paths(text: str) -> Iterator[tuple[KeyPath, int]]:
+    """The path and the line of each table, array element and key, as they are written."""
+    elements: dict[KeyPath, int] = {}  # of each array of tables: how many so far
+    table: KeyPath = ()
+    for kind, key, line in _statements(text):
+        if kind == "[[":
+            array = _walk(table=(), key=key[:-1], elements=elements) + key[-1:]
+            elements[array] = elements.get(array, 0) + 1
+        if kind in ("[", "[["):
+            table = _walk((), key, elements)
+        yield (table if kind != "=" else table + key), line
 
 
 def _walk(table: KeyPath, key: tuple[str, ...], elements: Mapping[KeyPath, int]) -> KeyPath:

@@ -7,17 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from smtpproxy.config.environment import overlay
-from smtpproxy.config.lines import KeyPath, line_of, locate
+from smtpproxy.config.environment import PREFIX, overlay
+from smtpproxy.config.lines import KeyPath, dotted, line_of, locate, twice
 from smtpproxy.config.model import Config
 from smtpproxy.config.places import Places, origin_of
-from smtpproxy.config.types import Reading
+from smtpproxy.config.types import Reading, SocketName
 from smtpproxy.config.wording import path_of, sentence, syntax
 from smtpproxy.faults import Fault, Faults
 
 DEFAULT_FILE = Path("/etc/smtpproxy/smtpproxy.toml")
+
+_TWICE = ("Cannot overwrite a value", "Cannot declare ")  # as tomllib says it, of keys and tables
+
+_CONTROL: TypeAdapter[str] = TypeAdapter(SocketName)
 
 
 def config_file(named: str | None, environ: Mapping[str, str]) -> Path:
@@ -58,6 +62,31 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     return config.written_at(places)
 
 
+def load_control(path: Path, environ: Mapping[str, str]) -> str:
+    """`control` alone, as `load` has it, whatever is wrong with all else; "" for none.
+
+    Raises `Faults` where it is wrong itself, or where the file has to say it and is no TOML.
+    """
+    variable = f"{PREFIX}CONTROL"
+    if variable in environ:
+        data: dict[str, Any] = {}
+        origins, faults = overlay(data, {variable: environ[variable]})
+        if faults:
+            raise Faults(faults)
+        places = Places(path, origins=origins)
+    else:
+        text = _read(path)
+        data = _parse(path, text)
+        places = Places(path, locate(text))
+    folder = Reading(path.absolute().parent)
+    try:
+        return _CONTROL.validate_python(data.get("control", ""), context=folder)
+    except ValidationError as error:
+        place = places.of(("control",))
+        faults = [Fault(place, sentence(each)) for each in error.errors(include_url=False)]
+        raise Faults(faults) from None
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
@@ -76,6 +105,10 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         line, column, message = syntax(error)
+        if message.startswith(_TWICE) and (found := twice(text)):
+            key, first, again = found
+            said = f"{dotted(key)} is there twice, in line {first} first: keep one of the two"
+            raise Faults([Fault(f"{path}:{again}", said)]) from None
         place = f"{path}:{line}" if line else str(path)
         where = f"in column {column}" if column else "at its end"
         raise Faults([Fault(place, f"is not valid TOML {where}: {message}")]) from None

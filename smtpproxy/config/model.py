@@ -7,12 +7,13 @@ A default is written as the file would have it ("5m") and read as a setting is
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args, get_origin
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
+from smtpproxy.config.lines import KeyPath
 from smtpproxy.config.mappings import Mapping
 from smtpproxy.config.places import Places
 from smtpproxy.config.table import Table, needed, setting
@@ -40,6 +41,7 @@ from smtpproxy.config.types import (
     Trusted,
     Workers,
 )
+from smtpproxy.faults import Fault
 from smtpproxy.smtp.keywords import Wishes
 from smtpproxy.store import parse_place
 
@@ -409,11 +411,41 @@ class Config(Table):
         """Where the setting with that path is written, as faults name it."""
         return self._places.of(key)
 
+    def naming(self, faults: Iterable[Fault]) -> list[Fault]:
+        """The same, once each; those of a file as a whole say by which setting it is meant."""
+        keys: dict[str, KeyPath] = {}
+        for key, value in _values(self):
+            if isinstance(value, str):
+                keys.setdefault(value, key)
+        named: dict[Fault, None] = {}
+        for fault in faults:
+            place = fault.place
+            if place in keys:
+                place = f"{self.place(*keys[place])}: {place}"
+            named[Fault(place, fault.text)] = None
+        return list(named)
+
     def written_at(self, places: Places) -> Self:
         """The same, which knows where it is written."""
         config = self.model_copy()
         config._places = places
         return config
+
+
+def _values(table: Table, around: KeyPath = ()) -> Iterator[tuple[KeyPath, object]]:
+    """The path and the value of each setting in a table, and in those within."""
+    for name in type(table).model_fields:
+        value, path = getattr(table, name), (*around, name)
+        elements = (
+            [((*path, number), each) for number, each in enumerate(value)]
+            if isinstance(value, tuple)
+            else [(path, value)]
+        )
+        for key, each in elements:
+            if isinstance(each, Table):
+                yield from _values(each, key)
+            else:
+                yield key, each
 
 
 def tables_in(annotation: Any) -> tuple[type[Table], ...]:

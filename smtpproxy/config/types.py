@@ -79,12 +79,14 @@ def _size(value: object) -> int:
     return parse_size(str(value))
 
 
-def _address(value: object, info: ValidationInfo) -> Address:
+def _address(value: object, info: ValidationInfo, like: str = ":25") -> Address:
+    """`like` is what one would write most often."""
     if isinstance(value, Address):
         return value
     if not isinstance(value, str):
-        raise ValueError('must be an address in quotes, such as "127.0.0.1:25" or ":25"')
-    address = parse_address(value)
+        one = '"127.0.0.1:25" or ":25"' if like == ":25" else quoted(like)
+        raise ValueError(f"must be an address in quotes, such as {one}")
+    address = parse_address(value, like)
     if isinstance(info.context, Reading):
         if address.path:
             address = Address(path=parse_socket_path(str(info.context.folder / address.path)))
@@ -98,7 +100,7 @@ def _address(value: object, info: ValidationInfo) -> Address:
 
 
 def _address_or_none(value: object, info: ValidationInfo) -> Address | None:
-    return None if value is None or value == "" else _address(value, info)
+    return None if value is None or value == "" else _address(value, info, "127.0.0.1:9025")
 
 
 def _token(value: str) -> str:

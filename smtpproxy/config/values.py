@@ -119,15 +119,20 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def parse_address(text: str) -> Address:
-    """The address in "192.0.2.1:25", "[2001:db8::1]:25", ":25", "unix:/path" or "systemd:name"."""
+def parse_address(text: str, like: str = ":25") -> Address:
+    """The address in "192.0.2.1:25", "[2001:db8::1]:25", ":25", "unix:/path" or "systemd:name".
+
+    Where it has no port, what would be right is shown `like` this one.
+    """
     if text.startswith("systemd:"):
         return Address(name=_socket_name(text.removeprefix("systemd:")))
     if text.startswith("unix:"):
         return Address(path=parse_socket_path(text.removeprefix("unix:")))
     host, colon, port = text.rpartition(":")
     if not colon or "]" in port:
-        example = f":{text}" if text.isascii() and text.isdigit() else f"{text or '127.0.0.1'}:25"
+        like_host, _, like_port = like.rpartition(":")
+        is_port = text.isascii() and text.isdigit()
+        example = f"{like_host}:{text}" if is_port else f"{text or '127.0.0.1'}:{like_port}"
         raise ValueError(f"{quoted(text)} has no port: write it as in {quoted(example)}")
     if host.count(":") and not host.startswith("["):
         raise ValueError(

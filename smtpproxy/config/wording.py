@@ -6,7 +6,7 @@ import json
 import re
 import tomllib
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic.fields import FieldInfo
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _AT = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
 _KINDS_OF_MAPPING = ", ".join(f'"{kind}"' for kind in KINDS)
+_BOUNDS = ("gt", "ge", "lt", "le")
 _SHOWN = 60  # characters of a wrong value
 
 # What a value must be, by pydantic's name for the error.
@@ -81,10 +82,8 @@ def sentence(error: ErrorDetails) -> str:
         case "literal_error":
             allowed = error["ctx"]["expected"].replace("'", '"')
             return f"must be {allowed}, not {shown}"
-        case "greater_than":
-            return f"must be greater than {error['ctx']['gt']}, not {shown}"
-        case "less_than":
-            return f"must be less than {error['ctx']['lt']}, not {shown}"
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
+            return f"must be {_range(loc, error['ctx'])}, not {shown}"
         case "tuple_type" if loc in (("listeners",), ("mappings",)) and isinstance(value, dict):
             return f"can be several: write [[{loc[0]}]], with two brackets on each side"
         case "model_type" if isinstance(value, list):
@@ -93,6 +92,17 @@ def sentence(error: ErrorDetails) -> str:
             return f"must be {_KINDS[kind]}, not {shown}"
         case _:
             return f"cannot be {shown}"
+
+
+def _range(loc: KeyPath, bound: dict[str, Any]) -> str:
+    """Which numbers can be at `loc`; `bound` is the one that was not kept to."""
+    for each in _settings_at(loc[:-1])[str(loc[-1])].metadata:
+        bound |= {name: getattr(each, name) for name in _BOUNDS if hasattr(each, name)}
+    lowest = bound["gt"] + 1 if "gt" in bound else bound.get("ge")
+    highest = bound["lt"] - 1 if "lt" in bound else bound.get("le")
+    if lowest is None or highest is None:
+        return f"at most {highest}" if lowest is None else f"at least {lowest}"
+    return f"from {lowest} to {highest}"
 
 
 def _is_secret(loc: KeyPath) -> bool:

@@ -351,8 +351,7 @@ class Session:
         else:
             verdict = await self._offer(rcpt, transaction)
         sender = str(transaction.mail.sender)
-        upstream = transaction.meant if verdict.by is Side.UPSTREAM else None
-        return self._refused("RCPT", verdict, sender, str(rcpt.recipient), upstream)
+        return self._refused("RCPT", verdict, sender, str(rcpt.recipient))
 
     async def _offer(self, rcpt: Rcpt, transaction: Transaction) -> Verdict:
         """Have the transaction take a recipient, unless too many sessions wait for that."""
@@ -514,7 +513,6 @@ class Session:
         verdict: Verdict,
         sender: str | None = None,
         recipient: str | None = None,
-        upstream: Upstream | None = None,
     ) -> Reply:
         """The reply, which is told of where it refuses a command."""
         if not verdict.reply.positive:
@@ -527,7 +525,7 @@ class Session:
                 sender,
                 recipient,
                 verdict.error,
-                str(upstream or ""),
+                *verdict.place,
             )
             self._observe(event)
         return self._voice.signed(verdict)

@@ -70,6 +70,8 @@ def fields(event: Event) -> dict[str, Value]:
                 found["to"] = [clipped(event.recipient)]
             found["reply"] = f"{event.reply.code} {reply_text(event.reply)}"
             found["by"] = event.by.value
+            if event.server:
+                found["upstream"] = relays(event.server, event.address)
             if event.error:
                 found["error"] = clipped(event.error)
         case UpstreamFailed():
@@ -164,9 +166,9 @@ def named(client: Client) -> str:
 @lru_cache(256)  # upstreams are few
 def relay(server: str, address: str) -> str:
     """`host[address]:port`, or `localhost[/path]`: as Postfix names the server it talked to."""
-    server = server.removeprefix("lmtp:")
+    server = server.removeprefix("lmtp:").partition("*")[0]  # without its weight
     if server.startswith("unix:"):
-        path = server.removeprefix("unix:").partition("*")[0]
+        path = server.removeprefix("unix:")
         return f"localhost[{'/'.join(map(bare, path.split('/')))}]"
     host, colon, port = server.rpartition(":")
     bare_ipv6 = ":" in host.removeprefix("mx:") and not host.startswith("[")
@@ -174,6 +176,11 @@ def relay(server: str, address: str) -> str:
         host, port = server, ""
     where = f"{bare(host.strip('[]')) or 'none'}[{bare(address) or 'none'}]"
     return f"{where}:{port}" if port else where
+
+
+def relays(servers: str, address: str) -> str:
+    """`relay` of each: there are several, without address, where none could be used."""
+    return ",".join(relay(each, address) for each in servers.split(","))
 
 
 def endpoint(address: str, port: int) -> str:

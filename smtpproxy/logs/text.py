@@ -22,7 +22,7 @@ from smtpproxy.events import (
     UpstreamFailed,
 )
 from smtpproxy.logs.escape import bare, bracketed, clipped, quoted, reply_text, shown
-from smtpproxy.logs.fields import counts, endpoint, logfmt, named, relay, transaction
+from smtpproxy.logs.fields import counts, endpoint, logfmt, named, relay, relays, transaction
 from smtpproxy.logs.levels import Level
 
 Line = tuple[str, str]  # the program, and what it says
@@ -140,11 +140,12 @@ def _reject(event: Refused) -> str:
     words.append(f"proto={client.protocol}")
     if client.helo:
         words.append(f"helo={bracketed(client.helo)}")
+    upstream = f" upstream={relays(event.server, event.address)}" if event.server else ""
     error = f" error={quoted(clipped(event.error))}" if event.error else ""
     # The comma is where pflogsumm stops reading a reason: the id would make each unique.
     return (
         f"NOQUEUE: reject: {bare(event.stage)} from {named(client)}: {reply.code} {text};"
-        f" {' '.join(words)}, by={event.by.value}{error} session={event.session}"
+        f" {' '.join(words)}, by={event.by.value}{upstream}{error} session={event.session}"
     )
 
 

@@ -150,7 +150,7 @@ class Counts:
         self._refusals[listener, event.stage, event.by.value, f"{reply.code // 100}xx"] += 1
         if event.stage == "RCPT":
             outcome = "refused" if reply.permanent else "deferred"
-            self._shares[listener, self.names.of(event.upstream), outcome].recipients += 1
+            self._shares[listener, self.names.of(event.server), outcome].recipients += 1
         if event.by is Side.PROXY:
             self._met(listener, reply)
 

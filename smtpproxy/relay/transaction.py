@@ -73,7 +73,6 @@ class Transaction:
         self.mail = mail
         self.each = each
         self.accepted: list[Accepted] = []
-        self.meant: Upstream | None = None  # whom a recipient was meant for last
         self._phases = Phases(relaying.deadlines.seconds)
         self.message = Message(
             self.accepted, relaying, self._phases, session.client.peer.address, each
@@ -149,7 +148,6 @@ class Transaction:
         if isinstance(answer, Refused):
             await self._relaying.deadlines.sleep(min(answer.wait, until - self._now()))
             return Verdict(answer.reply, Side.PROXY)
-        self.meant = answer.route.upstream
         verdict = await self._to(answer.route.upstream, rcpt, ahead, until)
         guard = self._relaying.guard
         if guard is not None and verdict.by is not Side.PROXY:
@@ -200,7 +198,7 @@ class Transaction:
         except NotCarried as lack:
             return Verdict(lack.reply, Side.PROXY)
         except Broken as error:
-            return Verdict.of_broken(error)
+            return Verdict.of_broken(error, delivery.connection)
 
     async def _offer(self, upstream: Upstream, rcpt: Rcpt, ahead: Ahead, until: float) -> Verdict:
         """Offer a recipient to an upstream that has no part in the transaction as yet."""
@@ -217,7 +215,8 @@ class Transaction:
             else:
                 reason = f"no answer to MAIL or RCPT: {reason}"
                 self._session.upstream_failed(connection.server, connection.address, reason)
-            return Verdict(Unreachable(reason).reply, Side.UPSTREAM, reason)
+            whose = connection or upstream
+            return Verdict(Unreachable(reason).reply, Side.UPSTREAM, reason, whose=whose)
 
     async def _connect(self, upstream: Upstream, rcpt: Rcpt, ahead: Ahead, until: float) -> Verdict:
         if not self.each:  # it goes to one alone
@@ -231,7 +230,8 @@ class Transaction:
                     )
             except UpstreamError as error:
                 theirs = isinstance(error, ClientRefused)
-                return Verdict(error.reply, error.by, str(error), theirs=theirs)
+                whose = error.connection if isinstance(error, ClientRefused) else upstream
+                return Verdict(error.reply, error.by, str(error), theirs=theirs, whose=whose)
             reused = connection.may_be_stale
             replay = self._replay(connection, rcpt, ahead)
             try:
@@ -247,7 +247,7 @@ class Transaction:
                 self._outlet.distrust(upstream)
                 continue
             except Broken as error:
-                verdict = Verdict.of_broken(error)
+                verdict = Verdict.of_broken(error, connection)
             # One that was used before may break as it is used again, left idle for too long, say.
             # Nothing of this mail was accepted there: a fresh one may do better.
             if not (reused and connection.broken) or verdict.reply.success:
@@ -274,7 +274,8 @@ class Transaction:
                 self._deliveries[connection.upstream] = delivery
                 return await self._answered(delivery)
         # The session may have other mail.
-        verdict = self._refused[connection.upstream] = Verdict.of_upstream(reply).of_one()
+        verdict = Verdict.of_upstream(reply, connection).of_one()
+        self._refused[connection.upstream] = verdict
         return verdict
 
     async def _flight(
@@ -347,7 +348,7 @@ class Transaction:
         reply = await delivery.recipient()
         if reply.success:
             self.accepted.append(Accepted(str(rcpt.recipient), delivery))
-        verdict = Verdict.of_upstream(reply)
+        verdict = Verdict.of_upstream(reply, delivery.connection)
         return verdict.of_one() if self.each else verdict
 
     def _overshadow(self, shadow: Upstream, rcpt: Rcpt, reply: Reply) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from operator import itemgetter
 from pathlib import Path as FilePath
 
-from smtpproxy.faults import Fault, Faults
+from smtpproxy.faults import Fault, Faults, unreadable
 from smtpproxy.routing.answers import Row
 from smtpproxy.routing.keyed import Hit
 from smtpproxy.routing.keys import CATCH_ALL, POSTMASTER, address_key, domain_key
@@ -32,6 +32,7 @@ MAX_LINE = 8192  # octets
 MAX_FAULTS = 1000  # of one file, before the rest of it is not looked at
 _REQUIRED = ("pattern", "server")
 _KNOWN = ("pattern", *COLUMNS)
+_USUAL = "pattern;server;tls_verify"
 _HEADER = f"the first line must name pattern and server, and may name {', '.join(_KNOWN[2:])}"
 
 _FIELD = re.compile(r'((?:"(?:[^"\\]|\\.)*"|[^;"])*)(;|$)')
@@ -117,7 +118,7 @@ def read_file(
         with open(file, "rb", _BUFFER, opener=_open) as content:
             reading.read(iter(lambda: content.readline(MAX_LINE + 1), b""))
     except OSError as error:
-        reading.fault(0, f"cannot be read: {error.strerror}; {file} must be a readable file")
+        reading.fault(0, unreadable(error))
     if reading.faults:
         raise Faults(reading.faults)
     return reading
@@ -198,6 +199,9 @@ class Reading:
 
     def _header(self, number: int, columns: Sequence[str]) -> None:
         columns = tuple(column.lower() for column in columns)
+        if not set(columns) & set(_KNOWN):
+            self.fault(number, _no_header(columns))
+            return
         before = len(self.faults)
         for column in dict.fromkeys(columns):
             if column not in _KNOWN:
@@ -236,6 +240,15 @@ class Reading:
                 return
             self._known[said] = self.rows.setdefault(row, len(self.rows))
         self.by_line[number] = self._known[said]
+
+
+def _no_header(columns: Sequence[str]) -> str:
+    """What is wrong with a first line that names no column."""
+    for sign, named in ((",", "commas"), ("\t", "tabs")):
+        names = [name.strip(' "') for name in columns[0].split(sign)]
+        if len(columns) == 1 and len(names) > 1 and set(names) & set(_KNOWN):
+            return f'fields are separated by ";", not by {named}: {_USUAL}'
+    return f"the header line is missing: {_USUAL}"
 
 
 def _split(text: str) -> list[str]:

@@ -12,6 +12,7 @@ from pymysql import err
 from pymysql.constants import CR
 from pymysql.cursors import Cursor
 
+from smtpproxy.faults import Fault, Faults, unreadable
 from smtpproxy.routing.sql import MYSQL, keyed_query, keyless_query
 from smtpproxy.threads import Wanted
 
@@ -66,8 +67,8 @@ class MysqlServer:
 class Mysql:
     """A `Database`: a server with the queries for it.
 
-    Raises `ValueError` for a query without its one placeholder, and for authorities that
-    cannot be read.
+    Raises `ValueError` for a query without its one placeholder, and `Faults` for authorities
+    that cannot be read.
     """
 
     def __init__(self, server: MysqlServer, query: str, upstreams_query: str = "") -> None:
@@ -140,8 +141,9 @@ def _context(server: MysqlServer) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=server.tls_ca or None)
     except OSError as error:  # SSLError is one
-        why = error.strerror or error
-        raise ValueError(f"{server.tls_ca} is no file of certificates in PEM: {why}") from None
+        missing = isinstance(error, FileNotFoundError)
+        text = f"is no file of certificates in PEM: {error.strerror or error}"
+        raise Faults([Fault(server.tls_ca, unreadable(error) if missing else text)]) from None
     # Python 3.13 sets it, and the certificates that MySQL makes for itself do not bear it.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context

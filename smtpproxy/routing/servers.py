@@ -18,6 +18,7 @@ LMTP_PORT = 24  # the one that IANA lists; RFC 2033 section 5 forbids 25
 
 _FORMS = "give host, host:port, [IPv6] or [IPv6]:port"
 _SERVER = re.compile(r"(?:\[(?P<ipv6>[^\]]*)\]|(?P<host>[^:\[\]]+))(?::(?P<port>[^:]*))?")
+_URL = re.compile(r"(?!unix:)[a-z]+://", re.IGNORECASE)
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"  # with underscores: container networks have such names
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _MAX_HOST = 253  # characters; RFC 1035 section 2.3.4, without the outermost dot
@@ -139,6 +140,8 @@ def parse_servers(text: str) -> tuple[Server, ...]:
 
 
 def _server(text: str) -> Server:
+    if (url := _URL.match(text)) is not None:
+        raise ValueError(f"{text!r}: no {url[0]} stands in front; {_FORMS}")
     text, star, weight = text.partition("*")
     server = _mx(text) or _lmtp(text) or _smtp(text)
     return replace(server, weight=_weight(weight)) if star else server

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from smtpproxy.events import Side
 from smtpproxy.smtp.replies import Reply
+
+if TYPE_CHECKING:
+    from smtpproxy.upstream.connection import Connection
 
 
 class UpstreamError(Exception):
@@ -76,8 +81,9 @@ class ClientRefused(UpstreamError):
 
     elsewhere = False
 
-    def __init__(self, theirs: Reply) -> None:
+    def __init__(self, theirs: Reply, connection: Connection) -> None:
         super().__init__(f"it refused the client: {theirs}", theirs)
+        self.connection = connection
 
 
 class Ourselves(UpstreamError):

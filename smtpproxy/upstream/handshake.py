@@ -190,12 +190,12 @@ async def introduce(connection: Connection, caller: Caller, manners: Manners) ->
         if 500 <= reply.code <= 504:  # it judges our command, not the client
             raise GreetingRefused(reply)
         if not reply.success:
-            raise ClientRefused(reply)
+            raise ClientRefused(reply, connection)
     # The client's own words: what stands here is what the upstream takes for its HELO.
     hello = _hello(connection, client.helo, client.esmtp)
     reply = await connection.ask(hello, manners.reply_time)
     if not reply.success:
-        raise ClientRefused(reply)
+        raise ClientRefused(reply, connection)
     # After HELO nothing is announced any more: least of all PIPELINING.
     connection.extensions = Extensions.of(reply) if hello.esmtp else Extensions()
 

@@ -5,7 +5,7 @@ own with a reactor of its own, and accepts from the same sockets.  `Supervisor` 
 service, `worker` the program of a worker, and `channel` what the two say to each other.
 """
 
-from smtpproxy.workers.share import number_of, share_of
+from smtpproxy.workers.share import number_of, share_of, workers_stay
 from smtpproxy.workers.supervisor import Supervisor
 
-__all__ = ["Supervisor", "number_of", "share_of"]
+__all__ = ["Supervisor", "number_of", "share_of", "workers_stay"]

@@ -39,7 +39,16 @@ def upstreams(answers: Sequence[Answer]) -> Answer:
         known = listeners.setdefault(each["listener"], each)
         if len(each["announces"]) > len(known["announces"]):
             listeners[each["listener"]] = each
-    return {"upstreams": list(found.values()), "listeners": list(listeners.values())}
+    standings = {  # of an upstream that one worker alone knows, they are not nobody's
+        name: standing
+        for name, standing in answers[0].get("standings", {}).items()
+        if all(name in each.get("standings", {}) for each in answers)
+    }
+    return {
+        "upstreams": list(found.values()),
+        "listeners": list(listeners.values()),
+        "standings": standings,
+    }
 
 
 def _upstream(one: Answer, other: Answer) -> dict[str, Any]:

@@ -15,6 +15,13 @@ def number_of(config: Config) -> int:
     return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
 
 
+def workers_stay(workers: int, config: Config) -> str:
+    """What to say where there are `workers`, and `config` wants another number; else ""."""
+    if number_of(config) == workers:
+        return ""
+    return f"workers stays {workers} until smtpproxy is restarted"
+
+
 def share_of(config: Config, workers: int, control: str) -> Config:
     """The configuration of one of them, with a control socket of its own, and no HTTP.
 

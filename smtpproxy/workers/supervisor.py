@@ -40,7 +40,7 @@ from smtpproxy.web.listener import Web
 from smtpproxy.workers.asking import Asker
 from smtpproxy.workers.commands import Commands
 from smtpproxy.workers.crew import Crew
-from smtpproxy.workers.share import number_of
+from smtpproxy.workers.share import workers_stay
 from smtpproxy.workers.terms import Terms
 
 LAST = 5.0  # seconds more than sessions have, for a worker to end
@@ -76,6 +76,7 @@ class Supervisor(Service):
         self._threads = Threads(reactor, "reload", most=1)
         self._reloader = Reloader(tuple, self._renew, self._threads, reactor, self._reloaded)
         self._refused: dict[str, Any] | None = None  # the last reload, where it was not taken
+        self._stopping = False
         self._control = ControlSocket(self._listen_for_commands)
         self._web = Web(reactor, self._ask, bind)
         self._notify = Notify()
@@ -141,6 +142,8 @@ class Supervisor(Service):
     async def _stop(self) -> None:
         super().stopService()  # type: ignore[no-untyped-call]
         self._notify.stopping()
+        self._stopping = True
+        self._say("stopping")
         # Asked a second time, they do not wait for anybody.
         for number in (signal.SIGTERM, signal.SIGINT):
             self._on(number, self._crew.cut)
@@ -259,7 +262,12 @@ class Supervisor(Service):
         self._refused = None if outcome.ok else refused
 
     async def status(self) -> Mapping[str, Any]:
-        """As workers have it; what the parent refused, they have not heard of."""
+        """As workers have it; what the parent refused, they have not heard of.
+
+        Raises `ControlError` while it stops: workers take no more commands then.
+        """
+        if self._stopping:
+            raise ControlError("stopping")
         said = await self._commands.ask("status")
         if self._refused is None:
             return said
@@ -308,9 +316,9 @@ class Supervisor(Service):
         self._web.move(page)
         if log is not None:
             self._log.become(log)
-        if number_of(config) == self._workers:
+        text = workers_stay(self._workers, config)
+        if not text:
             return outcome
-        text = f"workers: {self._workers} go on; a restart makes it {number_of(config)}"
         self._log.note(Level.WARNING, text)
         return Outcome(True, (*outcome.lines, text))
 

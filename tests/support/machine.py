@@ -106,6 +106,7 @@ def tarball(version: str, note: str = "") -> bytes:
         "etc/systemd/smtpproxy.service": f"# unit of {version}\n",
         "etc/systemd/smtpproxy.socket": "# socket\n",
         "man/smtpproxy.8": f"manual of {version}\n",
+        "docs/failures.md": f"failures of {version}\n",
         "install.sh": (ROOT / "install.sh").read_text(encoding="utf-8"),
         "host/service_user.py": (ROOT / "release/host/service_user.py").read_text(encoding="utf-8"),
         "host/smoke.py": _SMOKE,

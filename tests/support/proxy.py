@@ -1,4 +1,4 @@
-"""smtpproxy itself, as a child process: `twistd -n smtpproxy --config FILE`."""
+"""smtpproxy itself, as a child process: `twistd -n --pidfile= smtpproxy --config FILE`."""
 
 from __future__ import annotations
 
