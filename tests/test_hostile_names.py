@@ -176,7 +176,7 @@ def test_log_lines_in_json(text: str, journal: bool) -> None:
         assert line[:-1].isprintable()
         record = json.loads(line[line.index("{") :])
         assert record["session"] == plain.session
-        assert set(record) <= {*names, "server_name", "login", "after", "error", "helo"}
+        assert set(record) <= {*names, "server_name", "login", "after", "error", "helo", "upstream"}
     assert shape.note(Level.WARNING, text, text)[:-1].isprintable()
 
 

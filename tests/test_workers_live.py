@@ -21,6 +21,7 @@ import pytest
 
 from smtpproxy.cli import main
 from smtpproxy.request import follow, request
+from tests.support.layers import ROOT
 from tests.support.mail_server import MailServer
 from tests.support.ports import free_port
 from tests.support.processes import greeting, wait_until
@@ -313,8 +314,8 @@ def test_all_are_asked_and_one_answer_is_given(
 
         assert ask("lookup", MAILBOX)[1].count(one.server) == 1
         delivered = f'upstream="{one.server}",outcome="delivered"}} {len(steady.taken)}\n'
-        status, said = ask("metrics")
-        assert (status, delivered in said) == (0, True)
+        it.wait_for(lambda: delivered in ask("metrics")[1], "the numbers of both")
+        said = ask("metrics")[1]
         assert "smtpproxy_workers 2\n" in said
         assert "smtpproxy_workers_wanted 2\n" in said
         assert ask("shadows")[0] == 0
@@ -458,7 +459,7 @@ def test_systemd_hears_of_it_once_all_serve(folder: Path, one: MailServer) -> No
 
 def users() -> list[str]:
     """Us, and where we are root another, who must be able to run this Python."""
-    places = Path(sys.executable).resolve().parents
+    places = {*Path(sys.executable).resolve().parents, *Path(sys.prefix).parents, *ROOT.parents}
     anybody = all(each.stat().st_mode & 0o001 for each in places)
     return ["", "nobody"] if anybody and os.getuid() == 0 else [""]
 

@@ -47,7 +47,7 @@ class Network:
     """So many wires, each of which connects all machines that have an address on it."""
 
     def __init__(self, wires: int) -> None:
-        need("ip", root=True)
+        need("ip", "nsenter", root=True)
         self._prefix = f"smtpproxy-{os.getpid()}"
         self._made: list[str] = []
         self._links = 0
@@ -55,8 +55,8 @@ class Network:
         try:
             self._switch = self._namespace(_SWITCH)
             for wire in range(wires):
-                self._ip("-n", self._switch, "link", "add", f"wire{wire}", "type", "bridge")
-                self._ip("-n", self._switch, "link", "set", f"wire{wire}", "up")
+                self._ip_in(self._switch, "link", "add", f"wire{wire}", "type", "bridge")
+                self._ip_in(self._switch, "link", "set", f"wire{wire}", "up")
         except BaseException:
             self.close()
             raise
@@ -73,7 +73,7 @@ class Network:
         They are written with their prefixes: "192.0.2.7/24".
         """
         there = self._namespace(name)
-        self._ip("-n", there, "link", "set", "lo", "up")
+        self._ip_in(there, "link", "set", "lo", "up")
         for wire, on_it in enumerate(addresses):
             if on_it:
                 self._connect(there, wire, on_it)
@@ -89,25 +89,30 @@ class Network:
         self._links += 1
         plug, end = f"plug{self._links}", f"eth{wire}"
         of_there = ["peer", "name", end, "netns", there]
-        self._ip("-n", self._switch, "link", "add", plug, "type", "veth", *of_there)
-        self._ip("-n", self._switch, "link", "set", plug, "master", f"wire{wire}", "up")
+        self._ip_in(self._switch, "link", "add", plug, "type", "veth", *of_there)
+        self._ip_in(self._switch, "link", "set", plug, "master", f"wire{wire}", "up")
         for address in addresses:
             at_once = ["nodad"] if ":" in address else []
-            self._ip("-n", there, "addr", "add", address, "dev", end, *at_once)
-        self._ip("-n", there, "link", "set", end, "up")
+            self._ip_in(there, "addr", "add", address, "dev", end, *at_once)
+        self._ip_in(there, "link", "set", end, "up")
 
     def _namespace(self, name: str) -> str:
         full = f"{self._prefix}-{name}"
         self._made.append(full)
-        self._ip("netns", "add", full)
+        _run("ip", "netns", "add", full)
         return full
 
     @staticmethod
-    def _ip(*arguments: str) -> None:
-        done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=20)
-        if "not permitted" in done.stderr:
-            missing(f"needs the right to make network namespaces: {done.stderr.strip()}")
-        assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
+    def _ip_in(there: str, *arguments: str) -> None:
+        # `ip -n` would mount as well, which fails where / is no mount, as in a chroot.
+        _run("nsenter", f"--net={_FOLDER / there}", "ip", *arguments)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    if "not permitted" in done.stderr:
+        missing(f"needs the right to make network namespaces: {done.stderr.strip()}")
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
 
 
 def _enter(path: Path | str) -> None:
