@@ -141,7 +141,8 @@ def _mail(folder: Path, name: str, machine: Machine) -> Iterator[Postfix]:
     try:
         yield postfix
     finally:
-        postfix.stop()
+        with machine.entered():  # where it has its address: elsewhere nothing is done
+            postfix.stop()
 
 
 def _proxy(folder: Path, name: str) -> Proxy:
