@@ -9,7 +9,7 @@ from collections import deque
 from itertools import cycle, repeat
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smtpproxy.smtp.commands import MAX_COMMAND_LINE, Bdat, Hello, Mail, Plain, Rcpt, Verb
@@ -814,6 +814,7 @@ def test_the_octets_of_a_chunk_are_never_commands(
 
 
 @given(opened, streams, st.integers(1, 5000))
+@example(b"", b"RSET\r\n" * 700 + b"x" * 1500, 5000)
 def test_nothing_that_was_read_is_kept(opening: bytes, stream: bytes, size: int) -> None:
     data = (opening + stream) * 20
     connection = greeted()

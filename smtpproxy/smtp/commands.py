@@ -151,23 +151,36 @@ def parse_command(line: bytes) -> Command | Introduction:
     """
     if known := _WHOLE.get(line.upper()):
         return known
-    if _CONTROL.search(line):
-        raise BadCommand("", Reply.of(500, "5.5.2", "Control characters in a command"))
-    try:
-        text = line.decode("utf-8").rstrip(" ")
-    except UnicodeDecodeError:
-        raise BadCommand("", Reply.of(500, "5.5.2", "The command is not UTF-8 text")) from None
+    text = _text(line).rstrip(" ")
     word, _, argument = text.partition(" ")
     word = word.upper() if word.isascii() else ""  # outside ASCII, upper() makes RSET of "rſet"
-    if word in _FOREIGN:
-        raise BadCommand(word, Reply.of(421, "4.7.0", "This is an SMTP server"))
-    parse = _PARSERS.get(word)
-    if parse is None:
-        raise BadCommand("", Reply.of(500, "5.5.2", "Command not recognised"))
+    verb = _VERBS.get(word)
+    if verb is None:
+        raise _unknown(word)
     try:
-        return parse(Verb[word], argument.strip(" "))
+        return _PARSERS[verb](verb, argument.lstrip(" "))
     except _BadArgument as fault:
         raise BadCommand(word, fault.reply) from None
+
+
+def _text(line: bytes) -> str:
+    try:
+        text: str | None = line.decode("utf-8")
+    except UnicodeDecodeError:
+        text = None
+    if text is not None and text.isprintable():  # as nearly all are; a search would take longer
+        return text
+    if _CONTROL.search(line):
+        raise BadCommand("", Reply.of(500, "5.5.2", "Control characters in a command"))
+    if text is None:
+        raise BadCommand("", Reply.of(500, "5.5.2", "The command is not UTF-8 text"))
+    return text
+
+
+def _unknown(word: str) -> BadCommand:
+    if word in _FOREIGN:
+        return BadCommand(word, Reply.of(421, "4.7.0", "This is an SMTP server"))
+    return BadCommand("", Reply.of(500, "5.5.2", "Command not recognised"))
 
 
 # Commands that nearly always are one word, as a line in upper case.
@@ -243,24 +256,25 @@ def _introduction(verb: Verb, argument: str) -> Introduction:
         return Introduction(verb, flaw=Reply.of(501, "5.5.4", str(fault)))
 
 
-_PARSERS: Mapping[str, Callable[[Verb, str], Command | Introduction]] = {
-    "EHLO": _hello,
-    "HELO": _hello,
-    "LHLO": _hello,
-    "STARTTLS": _bare,
-    "XCLIENT": _introduction,
-    "XFORWARD": _introduction,
-    "MAIL": _mail,
-    "RCPT": _rcpt,
-    "DATA": _bare,
-    "BDAT": _bdat,
-    "RSET": _bare,
-    "NOOP": _free,
-    "VRFY": _required,
-    "EXPN": _required,
-    "HELP": _free,
-    "AUTH": _free,
-    "QUIT": _bare,
+_VERBS = {verb.value: verb for verb in Verb}  # Enum's own look-up is slow
+_PARSERS: Mapping[Verb, Callable[[Verb, str], Command | Introduction]] = {
+    Verb.EHLO: _hello,
+    Verb.HELO: _hello,
+    Verb.LHLO: _hello,
+    Verb.STARTTLS: _bare,
+    Verb.XCLIENT: _introduction,
+    Verb.XFORWARD: _introduction,
+    Verb.MAIL: _mail,
+    Verb.RCPT: _rcpt,
+    Verb.DATA: _bare,
+    Verb.BDAT: _bdat,
+    Verb.RSET: _bare,
+    Verb.NOOP: _free,
+    Verb.VRFY: _required,
+    Verb.EXPN: _required,
+    Verb.HELP: _free,
+    Verb.AUTH: _free,
+    Verb.QUIT: _bare,
 }
 
 

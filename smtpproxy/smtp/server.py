@@ -114,8 +114,9 @@ class ServerConnection:
         self.max_line = MAX_COMMAND_LINE
         self.trust: Mapping[Verb, bool] = {}
         self._lmtp = lmtp
-        self._buffer = bytearray()
-        self._searched = 0
+        self._buffer = b""
+        self._start = 0  # what stands before it in the buffer was given out
+        self._searched = 0  # there is no line end between them
         self._overlong = b""  # how a line begins that is too long
         self._ahead: list[tuple[int, Command]] = []  # read already, with their octets
         self._reader: DataReader | ChunkReader | None = None  # while inside content
@@ -124,15 +125,17 @@ class ServerConnection:
         self._last_chunk = True
         self._skipper: ChunkSkipper | None = None
         self._unanswered: Verb | None = None
+        self._following = State.NEW  # the state that it leads to once it is taken
         self._pending: Event | None = None  # given out next, once a chunk before it is skipped
 
     def receive(self, data: bytes) -> None:
-        self._buffer += data
+        self._keep_the_rest()
+        self._buffer += data  # which is not copied where nothing was left, as mostly
 
     @property
     def buffered(self) -> int:
         """Octets received and not yet given out."""
-        return len(self._buffer)
+        return len(self._buffer) - self._start
 
     @property
     def unanswered(self) -> Verb | None:
@@ -162,7 +165,7 @@ class ServerConnection:
             return command
         answer = self._answer(command)
         if isinstance(answer, State):
-            self._unanswered = command.verb
+            self._unanswered, self._following = command.verb, answer
             if isinstance(command, Mail):
                 self._binary = command.parameters.get("BODY", "").upper() == "BINARYMIME"
             elif isinstance(command, Bdat):
@@ -184,7 +187,7 @@ class ServerConnection:
         """
         if self._unanswered is not Verb.RCPT:
             return []
-        place = sum(octets for octets, _ in self._ahead)
+        place = self._start + sum(octets for octets, _ in self._ahead)
         while len(self._ahead) < MOST_AHEAD and (
             not self._ahead or isinstance(self._ahead[-1][1], Rcpt)
         ):
@@ -192,7 +195,7 @@ class ServerConnection:
             if end < 0:
                 break
             try:
-                command = parse_command(bytes(self._buffer[place:end]))
+                command = parse_command(self._buffer[place:end])
             except BadCommand:
                 break
             if not (isinstance(command, Rcpt) or command == _DATA):
@@ -223,12 +226,9 @@ class ServerConnection:
                 self._reader = DataReader()
                 self._last_chunk = True
         elif verb is not None and reply.success:
-            following = SERVER[self.state][verb]
-            assert isinstance(following, State)
-            self.state = following
+            self.state = self._following
             if verb is Verb.STARTTLS:
-                self._buffer.clear()
-                self._searched = 0
+                self._take()
         if self.state is not State.CHUNKS:
             self._chunks = None
         return reply.encode()
@@ -245,8 +245,8 @@ class ServerConnection:
     def _next_command(self) -> Command | Introduction | Refusal | None:
         if self._ahead:
             octets, command = self._ahead.pop(0)
-            del self._buffer[:octets]
-            self._searched = 0
+            self._start += octets
+            self._searched = self._start
             return command
         line = self._next_line()
         if line is None or isinstance(line, Refusal):
@@ -297,17 +297,17 @@ class ServerConnection:
         A line that ends in a bare LF is refused as such: the client, likely a person with a
         terminal, would wait for ever otherwise.
         """
-        buffer = self._buffer
+        buffer, start = self._buffer, self._start
         end = buffer.find(b"\n", self._searched)
         if end < 0:
-            if len(buffer) > self.max_line or self._overlong:
-                self._overlong = self._overlong or bytes(buffer[: self.max_line])
-                buffer.clear()
-            self._searched = len(buffer)
+            if len(buffer) - start > self.max_line or self._overlong:
+                self._overlong = self._overlong or buffer[start : start + self.max_line]
+                self._take()
+            self._searched = len(self._buffer)
+            self._keep_the_rest()
             return None
-        line = bytes(buffer[:end])
-        del buffer[: end + 1]
-        self._searched = 0
+        line = buffer[start:end]
+        self._start = self._searched = end + 1
         if self._overlong or len(line) >= self.max_line:
             line, self._overlong = self._overlong or line, b""
             return _refusal(line, "", TOO_LONG)
@@ -315,16 +315,29 @@ class ServerConnection:
             return _refusal(line, "", Reply.of(500, "5.5.2", "Lines end in CR LF"))
         return line[:-1]
 
+    def _keep_the_rest(self) -> None:
+        """Hold no more of the buffer than was not given out."""
+        if self._start:
+            self._buffer = self._buffer[self._start :]
+            self._searched -= self._start
+            self._start = 0
+
+    def _take(self) -> bytes:
+        """All that was received and not given out, which counts as given out now."""
+        data = self._buffer[self._start :]
+        self._buffer, self._start, self._searched = b"", 0, 0
+        return data
+
     def _next_content(
         self, reader: DataReader | ChunkReader
     ) -> Content | EndOfChunk | EndOfContent | None:
-        if not self._buffer and isinstance(reader, DataReader):  # a chunk may be empty
+        received = self._take()
+        if not received and isinstance(reader, DataReader):  # a chunk may be empty
             return None
-        data, rest = reader.feed(bytes(self._buffer))
-        self._buffer.clear()
+        data, rest = reader.feed(received)
         if rest is None:
             return Content(data, reader.size) if data else None
-        self._buffer += rest
+        self._buffer = rest
         self._reader = None
         end: EndOfChunk | EndOfContent = EndOfChunk()
         if self._last_chunk:
@@ -337,10 +350,9 @@ class ServerConnection:
         return Content(data, reader.size, last=self._last_chunk)
 
     def _skip(self, skipper: ChunkSkipper) -> bool:
-        rest = skipper.feed(bytes(self._buffer))
-        self._buffer.clear()
+        rest = skipper.feed(self._take())
         if rest is None:
             return False
-        self._buffer += rest
+        self._buffer = rest
         self._skipper = None
         return True
