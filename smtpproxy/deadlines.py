@@ -8,16 +8,17 @@ never early, and late by at most `resolution` seconds.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
 from math import inf
-from typing import Any, Protocol, TypeVar
+from types import coroutine as awaitable
+from typing import Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from smtpproxy.tasks import Task, current, parked
+from smtpproxy.tasks import Routine, current
 
 T = TypeVar("T")
 
@@ -53,36 +54,54 @@ class Deadline:
 
 
 class Waiter:
-    """One thing that one task at a time may wait for."""
+    """One task waits with it, for one of several things at a time."""
 
-    __slots__ = ("_deadlines", "_seconds", "_task", "due")
+    __slots__ = ("_awaited", "_deadlines", "_seconds", "_task", "due")
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
-        self._task: Task[Any] | None = None
+        self._task: Routine | None = None
+        self._awaited: object = None
         self._seconds = 0.0
         self.due = inf
 
-    async def wait(self, seconds: float) -> None:
-        """Wait until it happens; raises `TimedOut`, or the error that it ends in."""
-        assert self._task is None, "two tasks wait for the same"
+    @awaitable
+    def wait(self, seconds: float, awaited: object = None) -> Generator[None, None, None]:
+        """Wait until `awaited` happens; raises `TimedOut`, or the error that it ends in."""
+        assert self._task is None, "two tasks wait with the same"
         self._task = current()
+        self._awaited = awaited
         self._seconds = seconds
         self._deadlines.watch(self, seconds)
         try:
-            await parked()
+            yield
         finally:
             self._task = None
             self._deadlines.forget(self)
 
-    def fire(self, error: Exception | None = None) -> None:
-        """It has happened, or never will."""
-        if self._task is not None:
+    def fire(self, awaited: object = None, error: Exception | None = None) -> None:
+        """It has happened, or never will; nothing to who waits for something else."""
+        if self._task is not None and self._awaited is awaited:
             self._task.resume(error)
 
     def callback(self) -> None:
         """The deadline is over."""
-        self.fire(TimedOut(self._seconds))
+        self.fire(self._awaited, TimedOut(self._seconds))
+
+
+class _Limit:
+    """A wait that is over once the task was interrupted for it."""
+
+    __slots__ = ("_task", "due", "expired")
+
+    def __init__(self, task: Routine) -> None:
+        self._task = task
+        self.due = inf
+        self.expired = False
+
+    def callback(self) -> None:
+        self.expired = True
+        self._task.interrupt()
 
 
 class Due(Protocol):
@@ -154,23 +173,16 @@ class Deadlines:
         it may be something that must be closed.  Cancelling the task that waits for this
         interrupts the work too, and is no `TimedOut`.
         """
-        task = current()
-        expired = False
-
-        def expire() -> None:
-            nonlocal expired
-            expired = True
-            task.interrupt()
-
-        deadline = self.add(seconds, expire)
+        limit = _Limit(current())
+        self.watch(limit, seconds)
         try:
             return await work
         except Exception as error:
-            if expired:
+            if limit.expired:
                 raise TimedOut(seconds) from error
             raise
         finally:
-            deadline.cancel()
+            self.forget(limit)
 
     async def sleep(self, seconds: float) -> None:
         """Wait, at least so long."""

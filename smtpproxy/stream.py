@@ -8,6 +8,7 @@ whatever the speed of either side.  Every wait has a deadline.
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Any
 
 from OpenSSL.SSL import Connection as TlsConnection
@@ -37,14 +38,27 @@ class NoRoom(Disconnected):
     """There is no connection, since this system has nothing left to make one of."""
 
 
+class _Awaited(Enum):
+    """What the task that has to do with a connection waits for."""
+
+    DATA = auto()
+    ROOM = auto()  # for what is written
+    HANDSHAKE = auto()
+    END = auto()
+
+
+def _nothing(*_: object) -> None:
+    """Nobody wants to be told."""
+
+
 @implementer(IPushProducer, IHandshakeListener)
 class Stream(Protocol):
-    """One connection.  At most one task reads it, and at most one writes."""
+    """One connection.  At most one task waits for it, whatever for."""
 
     transport: Any  # of TCP or a Unix socket; TLS from `start_tls` on
 
     def __init__(
-        self, deadlines: Deadlines, on_connected: Callable[[Stream], object] = lambda _: None
+        self, deadlines: Deadlines, on_connected: Callable[[Stream], object] = _nothing
     ) -> None:
         self._deadlines = deadlines
         self.seconds = deadlines.seconds  # the time, for who gives several waits one deadline
@@ -52,14 +66,11 @@ class Stream(Protocol):
         self._received = b""
         self._reading_paused = False
         self._writing_paused = False
-        self._readable = Waiter(deadlines)
-        self._writable = Waiter(deadlines)
-        self._handshake = Waiter(deadlines)
-        self._gone = Waiter(deadlines)
+        self._waiter = Waiter(deadlines)
         self._closing: Deadline | None = None
         self._input_ended = False
         self.lost: Disconnected | None = None
-        self.on_lost: Callable[[], object] = lambda: None
+        self.on_lost: Callable[[], object] = _nothing
 
     # What the rest of the program calls.
 
@@ -88,7 +99,7 @@ class Stream(Protocol):
             if self._input_ended:
                 raise Disconnected("the peer sends no more")
             self._go_on_reading()
-            await self._readable.wait(seconds)
+            await self._waiter.wait(seconds, _Awaited.DATA)
         return self.take()
 
     def take(self) -> bytes:
@@ -114,7 +125,7 @@ class Stream(Protocol):
 
     def interrupt(self, reason: Exception) -> None:
         """Have who waits in `receive`, if anyone does, get `reason`."""
-        self._readable.fire(reason)
+        self._waiter.fire(_Awaited.DATA, reason)
 
     def write(self, data: bytes) -> None:
         """Send `data`, without waiting; after the end it is dropped."""
@@ -129,7 +140,7 @@ class Stream(Protocol):
         if self.lost:
             raise self.lost
         if self._writing_paused:
-            await self._writable.wait(seconds)
+            await self._waiter.wait(seconds, _Awaited.ROOM)
 
     async def start_tls(self, creator: object, seconds: float) -> TlsConnection:
         """Have the TLS handshake done; `creator` makes the connection object, client's or server's.
@@ -144,7 +155,7 @@ class Stream(Protocol):
         if self.lost:
             raise self.lost
         self._go_on_reading()
-        await self._handshake.wait(seconds)
+        await self._waiter.wait(seconds, _Awaited.HANDSHAKE)
         connection: TlsConnection = self.transport.getHandle()
         return connection
 
@@ -175,7 +186,7 @@ class Stream(Protocol):
     async def gone(self, seconds: float) -> None:
         """Wait until the connection is closed for good; raises `TimedOut`."""
         if not self.lost:
-            await self._gone.wait(seconds)
+            await self._waiter.wait(seconds, _Awaited.END)
 
     # What Twisted calls.
 
@@ -191,26 +202,30 @@ class Stream(Protocol):
         self._received = self._received + data if self._received else data
         if len(self._received) >= HIGH_WATER:
             self.hold()
-        self._readable.fire()
+        self._waiter.fire(_Awaited.DATA)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.lost = Disconnected(reason.getErrorMessage())
         if self._closing:
             self._closing.cancel()
-        for waiter in (self._readable, self._writable, self._handshake):
-            waiter.fire(self.lost)
-        self._gone.fire()
-        self.on_lost()
+            self._closing = None
+        for awaited in (_Awaited.DATA, _Awaited.ROOM, _Awaited.HANDSHAKE):
+            self._waiter.fire(awaited, self.lost)
+        self._waiter.fire(_Awaited.END)
+        on_lost, self.on_lost = self.on_lost, _nothing
+        on_lost()
+        # No circles: what only this connection held goes now, and not when the collector comes by.
+        self.lost.__traceback__ = None
 
     def handshakeCompleted(self) -> None:
-        self._handshake.fire()
+        self._waiter.fire(_Awaited.HANDSHAKE)
 
     def pauseProducing(self) -> None:
         self._writing_paused = True
 
     def resumeProducing(self) -> None:
         self._writing_paused = False
-        self._writable.fire()
+        self._waiter.fire(_Awaited.ROOM)
 
     def stopProducing(self) -> None:
         pass  # connectionLost follows
@@ -222,7 +237,7 @@ class ClientStream(Stream):
 
     def readConnectionLost(self) -> None:
         self._input_ended = True
-        self._readable.fire(Disconnected("the peer sends no more"))
+        self._waiter.fire(_Awaited.DATA, Disconnected("the peer sends no more"))
 
     def writeConnectionLost(self) -> None:
         pass  # we never close one half

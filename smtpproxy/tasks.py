@@ -7,8 +7,7 @@ with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator
-from types import coroutine as awaitable
+from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -17,26 +16,28 @@ from twisted.python.failure import Failure
 T = TypeVar("T")
 
 
-class Task(Deferred[T], Generic[T]):
-    """Runs a coroutine at once, up to its first wait; `start` makes it.
+class Routine:
+    """Runs a coroutine once it is told to `begin`, at once up to the first wait.
 
-    It may wait for a Deferred, or be `parked`.  Cancelling it raises `CancelledError` where it
-    waits, and it ends as it likes: a value that it gives all the same is not lost.
+    The coroutine may wait for a Deferred, or park: by the bare `yield` of a generator that
+    `types.coroutine` made awaitable.  Then `resume` goes on with it.
     """
 
-    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
-        super().__init__()
+    __slots__ = ("_coroutine", "_interrupted", "_running", "_waiting")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self._coroutine = coroutine
         self._waiting: Deferred[Any] | None = None  # for a Deferred, and not parked
-        self._running = False
+        self._running = False  # and never to run again, once it has ended
         self._interrupted = False  # while it ran: its next wait ends at once
-        self._go_on(coroutine.send, None)
 
-    def cancel(self) -> None:
-        if self.called:
-            super().cancel()
-        else:
-            self.interrupt()
+    def begin(self) -> None:
+        """Run; to be called once."""
+        self._go_on(self._coroutine.send, None)
+
+    def ended(self, result: Any) -> None:
+        """The coroutine gave `result`, or raised what is in a Failure."""
+        raise NotImplementedError
 
     def interrupt(self) -> None:
         """Raise `CancelledError` where it waits."""
@@ -66,19 +67,16 @@ class Task(Deferred[T], Generic[T]):
             result = Failure()  # type: ignore[no-untyped-call]
         else:
             self._running = False
-            self._wait(waiting)
+            if waiting is not None:
+                self._waiting = waiting
+                waiting.addBoth(self._fired)
+            if self._interrupted:
+                self._interrupted = False
+                self.interrupt()
             return
         finally:
             _current = before
-        self.callback(result)
-
-    def _wait(self, waiting: Deferred[Any] | None) -> None:
-        if waiting is not None:
-            self._waiting = waiting
-            waiting.addBoth(self._fired)
-        if self._interrupted:
-            self._interrupted = False
-            self.interrupt()
+        self.ended(result)
 
     def _fired(self, result: object) -> None:
         self._waiting = None
@@ -88,7 +86,29 @@ class Task(Deferred[T], Generic[T]):
             self._go_on(self._coroutine.send, None)  # it takes the result from the Deferred itself
 
 
-_current: Task[Any] | None = None
+class Task(Deferred[T], Routine, Generic[T]):
+    """A routine as a Deferred; `start` makes it.
+
+    Cancelling it raises `CancelledError` where it waits, and it ends as it likes: a value that it
+    gives all the same is not lost.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        Deferred.__init__(self)
+        Routine.__init__(self, coroutine)
+        self.begin()
+
+    def cancel(self) -> None:
+        if self.called:
+            super().cancel()
+        else:
+            self.interrupt()
+
+    def ended(self, result: T | Failure) -> None:
+        self.callback(result)
+
+
+_current: Routine | None = None
 
 
 def start(coroutine: Coroutine[Any, Any, T]) -> Task[T]:
@@ -96,13 +116,7 @@ def start(coroutine: Coroutine[Any, Any, T]) -> Task[T]:
     return Task(coroutine)
 
 
-def current() -> Task[Any]:
-    """The task that runs now."""
+def current() -> Routine:
+    """The routine that runs now."""
     assert _current is not None, "a wait outside of any task: `tasks.start` runs a coroutine"
     return _current
-
-
-@awaitable
-def parked() -> Generator[None, None, None]:
-    """Wait until somebody calls `resume` of the `current` task."""
-    yield

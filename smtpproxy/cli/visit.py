@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
 
 from smtpproxy import tls
-from smtpproxy.deadlines import Deadlines, TimedOut
+from smtpproxy.deadlines import Deadlines, TimedOut, Waiter
 from smtpproxy.events import Tls
 from smtpproxy.smtp.errors import ProtocolError
 from smtpproxy.smtp.replies import Reply, ReplyReader
@@ -65,6 +67,7 @@ class Visit(Stream):
         self._host = host
         self._command = ""
         self._replies = ReplyReader()
+        self._over = Waiter(deadlines)  # beside who says QUIT, and waits with the stream's own
 
     def write(self, data: bytes) -> None:
         if self.heard:
@@ -93,13 +96,19 @@ class Visit(Stream):
         self.heard.append(secured)
         return session
 
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self._over.fire()
+
     async def end(self) -> None:
         """Wait until the connection is closed, not for long."""
+        if self.lost:
+            return
         try:
-            await self.gone(_FAREWELL)
+            await self._over.wait(_FAREWELL)
         except TimedOut:
             self.abort()
-            await self.gone(_FAREWELL)
+            await self._over.wait(_FAREWELL)
 
 
 def _certificate(session: SSL.Connection) -> str:
