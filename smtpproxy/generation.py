@@ -152,18 +152,17 @@ class Generation:
 
     def _receiver(self, number: int) -> Receive:
         name = str(self.config.listeners[number].listen)
+        ended = self._one_ended
 
         def receive(stream: Stream) -> None:
             here, there = stream.ends()
-            sessions = self._lasting.sessions
-            session = sessions.begin(_peer(there, here, name), stream, self._profiles[number])
-            if session is not None:
-                self.running += 1
-                session.addBoth(self._one_ended)
+            peer = _peer(there, here, name)
+            self.running += 1
+            self._lasting.sessions.begin(peer, stream, self._profiles[number], ended)
 
         return receive
 
-    def _one_ended(self, _: object) -> None:
+    def _one_ended(self) -> None:
         self.running -= 1
         if not self.running and self._ended is not None:
             self._ended()

@@ -239,7 +239,7 @@ def test_how_sessions_end() -> None:
 
 def test_every_end_that_a_session_has_is_known() -> None:
     """A session that ends for another reason than a fault of ours is not counted as one."""
-    source = inspect.getsource(session.Session._run)
+    source = inspect.getsource(session.Session.run)
     for reason in ("lost connection", "timeout", "stopped", "too many "):
         assert f'"{reason}' in source
     assert {f"too many {what}" for what in tally.EXCESS} < set(ENDS)

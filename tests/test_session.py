@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from smtpproxy.events import Disconnected, Side, TransactionEnded
+from smtpproxy.listener.session import Session
+from smtpproxy.stream import Stream
+from smtpproxy.upstream import Connection
 from tests.support.dialogue import GREETING, ONE, TWO, Settings, World, upstream_greets
 
 ROUTES = {"example.com": ONE, "example.net": TWO}
@@ -363,3 +368,25 @@ def test_a_browser_is_sent_away_at_once() -> None:
         S: 421 4.7.0 This is an SMTP server
         S closed
     """)
+
+
+@pytest.mark.parametrize("end", [QUIT, "C gone\nP1: QUIT"], ids=["quit", "gone"])
+def test_a_session_that_is_over_is_let_go_at_once(end) -> None:
+    gc.collect()
+    before = alive()
+    world = started().play(ONE_BOUND + MESSAGE)
+    assert alive() == before + 4
+    gc.disable()  # everything stands still while it looks for what is left
+    try:
+        world.play(end + "\nU1: 221 Bye\nU1 gone")
+        world.upstreams.clear()
+        del world.client
+        assert alive() == before
+    finally:
+        gc.enable()
+
+
+def alive() -> int:
+    """How many sessions and connections to upstreams there are, with the streams of both."""
+    kinds = Session, Connection, Stream
+    return sum(isinstance(each, kinds) for each in gc.get_objects())

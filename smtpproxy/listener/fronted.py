@@ -18,7 +18,8 @@ from smtpproxy.smtp.proxy_header import BadHeader, Ends, Header, HeaderReader
 from smtpproxy.stream import Disconnected, Stream
 from smtpproxy.tasks import start
 
-Begin = Callable[[Peer, Stream, Profile], "Deferred[None] | None"]
+Then = Callable[[], object]
+Begin = Callable[[Peer, Stream, Profile, Then], object]
 
 FULL = "too many connections"
 
@@ -41,18 +42,19 @@ class Fronted:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def begin(self, peer: Peer, stream: Stream, profile: Profile) -> Deferred[None] | None:
+    def begin(self, peer: Peer, stream: Stream, profile: Profile, then: Then) -> None:
         """`peer` has connected, and is trusted to say whom it speaks for.
 
-        What is given fires once its session has ended, or there will be none.
+        `then` is called once its session has ended, or there will be none.
         """
         if self._full():
             self._part(peer, stream, FULL)
-            return None
+            then()
+            return
         task: Deferred[Any] = start(self._read(peer, stream, profile))
         self._waiting.add(task)
-        task.addBoth(self._introduced, task, peer, stream, profile)
-        return task.addErrback(lambda failure: log.failure("a connection failed", failure=failure))
+        task.addBoth(self._introduced, task, peer, stream, profile, then)
+        task.addErrback(lambda failure: log.failure("a connection failed", failure=failure))
 
     def stop(self) -> None:
         """Let all of them go."""
@@ -87,12 +89,15 @@ class Fronted:
         peer: Peer,
         stream: Stream,
         profile: Profile,
-    ) -> Deferred[None] | Failure | None:
+        then: Then,
+    ) -> Failure | None:
         self._waiting.discard(task)  # it counts as a session from here on
         if not isinstance(header, Header):
+            then()
             return header
         stream.give_back(header.rest)
-        return self._begin(fronted(peer, header.ends), stream, profile)
+        self._begin(fronted(peer, header.ends), stream, profile, then)
+        return None
 
     def _part(self, peer: Peer, stream: Stream, reason: str, silent: bool = False) -> None:
         self._observe(NotIntroduced(self._names(), peer, reason, silent))

@@ -29,15 +29,14 @@ class Patience:
     where it is the upstream that is waited for.
     """
 
+    __slots__ = ("_ends", "_now", "_profile", "_stock")
+
     def __init__(self, profile: Profile, now: Callable[[], float]) -> None:
         """`now` gives seconds that never go back."""
-        self._command_time = profile.command_time
-        self._data_time = profile.data_time
-        self._session_time = profile.session_time
-        self._rate = profile.limits.data_rate
+        self._profile = profile
         self._now = now
-        self._ends = now() + self._session_time
-        self._stock = self._data_time
+        self._ends = now() + profile.session_time
+        self._stock = profile.data_time
 
     async def next_event(self, core: ServerConnection, stream: Stream) -> Event:
         """What the client says next, where `core` lacks octets for it.
@@ -45,7 +44,7 @@ class Patience:
         Raises `TimedOut`, or what `Stream.receive` does.
         """
         inside = core.inside_content
-        left = self._stock if inside else self._command_time
+        left = self._stock if inside else self._profile.command_time
         event: Event | None = None
         now = self._now()
         while event is None:
@@ -63,21 +62,25 @@ class Patience:
                 left = self._refilled(left, len(data))
             event = core.next_event()
             if event is None and not inside and core.inside_content:
-                inside, left = True, self._data_time  # a chunk that is refused has begun
-        self._stock = left if inside else self._data_time
+                inside, left = True, self._profile.data_time  # a chunk that is refused has begun
+        self._stock = left if inside else self._profile.data_time
         return event
 
     def _refilled(self, left: float, octets: int) -> float:
-        if not self._rate:
-            return self._data_time
-        return min(self._data_time, left + octets / self._rate)
+        rate = self._profile.limits.data_rate
+        return (
+            min(self._profile.data_time, left + octets / rate) if rate else self._profile.data_time
+        )
 
     def _over(self) -> TimedOut:
-        return TooSlow(self._session_time, f"the session took {self._session_time:g} s")
+        return TooSlow(
+            self._profile.session_time, f"the session took {self._profile.session_time:g} s"
+        )
 
     def _late(self, inside: bool, left: float) -> TimedOut:
         if not inside:
-            return TimedOut(self._command_time)
-        if left < self._data_time:
-            return TooSlow(left, f"content came at less than {self._rate} octets a second")
-        return TimedOut(self._data_time)
+            return TimedOut(self._profile.command_time)
+        if left < self._profile.data_time:
+            rate = self._profile.limits.data_rate
+            return TooSlow(left, f"content came at less than {rate} octets a second")
+        return TimedOut(self._profile.data_time)

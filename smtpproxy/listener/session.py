@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count, takewhile
+from itertools import takewhile
 
 from twisted.internet.defer import CancelledError
 
@@ -84,7 +84,7 @@ from smtpproxy.smtp.states import State
 from smtpproxy.smtp.xclient import NOTHING, Attributes
 from smtpproxy.stream import CLOSE_TIME, Stream
 from smtpproxy.stream import Disconnected as Gone
-from smtpproxy.tap import UNHEARD, Said, Tap
+from smtpproxy.tap import Said, Tap
 from smtpproxy.upstream import Caller
 
 TURN = 50  # commands after which the other sessions have their turn
@@ -106,13 +106,40 @@ class _End:
     reply: Reply | None = None
 
 
-async def _admit(session: Session, address: str) -> Reply | None:
-    """Any client, as many as there are."""
-    return None
+_LEFT = _End()  # as the client wants it
+_NO_EXTENSIONS = Extensions()
+
+
+Admit = Callable[["Session", str], Awaitable[Reply | None]]
 
 
 class Session:
     """One client's connection; `run` it once."""
+
+    __slots__ = (
+        "_admit",
+        "_announced",
+        "_deadlines",
+        "_forwarded",
+        "_observe",
+        "_outlet",
+        "_patience",
+        "_profile",
+        "_stopping",
+        "_stream",
+        "_tally",
+        "_tls_too_late",
+        "_transaction",
+        "_transactions",
+        "_voice",
+        "_who",
+        "core",
+        "name",
+        "since",
+        "tap",
+        "tls",
+        "visitor",
+    )
 
     def __init__(
         self,
@@ -122,9 +149,13 @@ class Session:
         profile: Profile,
         observe: Observer,
         visitor: Visitor,
-        tap: Tap = UNHEARD,
+        tap: Tap,
+        admit: Admit,
     ) -> None:
-        """`name` is the session's id; `tap` is told what is said."""
+        """`name` is the session's id; `tap` is told what is said.
+
+        `admit` gives the refusal where it may not be that of a client of another address.
+        """
         self.name = name
         self._who = Acquaintance(peer, profile.reverse_name)
         self.visitor = visitor
@@ -133,9 +164,9 @@ class Session:
         self.core = ServerConnection(profile.lmtp)
         self._voice = Voice(name, profile, self.core, stream, tap)
         self.core.trust = trust(profile, peer.address)
-        self.admit: Callable[[Session, str], Awaitable[Reply | None]] = _admit  # of that address
+        self._admit = admit
         self._forwarded: Attributes = NOTHING  # what XFORWARD said of the next transaction
-        self._announced = Extensions()  # to the client, as long as its EHLO counts
+        self._announced = _NO_EXTENSIONS  # to the client, as long as its EHLO counts
         self._stream = stream
         self._profile = profile
         self._deadlines = profile.relaying.deadlines
@@ -158,7 +189,26 @@ class Session:
 
     async def run(self) -> None:
         """The conversation, until all of it has left us; raises only what is a fault of ours."""
-        await self._run()
+        end = _LEFT
+        try:
+            self._observe(Connected(self.name, self.client))
+            await self._converse()
+        except Gone as error:
+            end = _End(f"lost connection: {error}")
+        except TimedOut as error:
+            end = _End(f"timeout: {error}", TIMEOUT)
+        except TooMany as error:
+            end = _End(f"too many {error}", EXCESS[str(error)])
+        except Stopping:
+            end = _End("", self._goodbye())
+        except CancelledError:
+            # The client is gone, or we stop and the time for that is over.
+            end = _End("stopped", self._goodbye()) if self._stopping else _End("lost connection")
+        except BaseException:
+            end = _End("internal error", INTERNAL_ERROR)
+            raise
+        finally:
+            self._finish(end)
         with suppress(TimedOut, CancelledError):
             await self._stream.gone(2 * CLOSE_TIME)
 
@@ -199,28 +249,6 @@ class Session:
 
     # The conversation.
 
-    async def _run(self) -> None:
-        end = _End()
-        try:
-            self._observe(Connected(self.name, self.client))
-            await self._converse()
-        except Gone as error:
-            end = _End(f"lost connection: {error}")
-        except TimedOut as error:
-            end = _End(f"timeout: {error}", TIMEOUT)
-        except TooMany as error:
-            end = _End(f"too many {error}", EXCESS[str(error)])
-        except Stopping:
-            end = _End("", self._goodbye())
-        except CancelledError:
-            # The client is gone, or we stop and the time for that is over.
-            end = _End("stopped", self._goodbye()) if self._stopping else _End("lost connection")
-        except BaseException:
-            end = _End("internal error", INTERNAL_ERROR)
-            raise
-        finally:
-            self._finish(end)
-
     def _finish(self, end: _End) -> None:
         """Let go of everything, then tell of it."""
         if end.reply is not None:
@@ -236,14 +264,18 @@ class Session:
         self._observe(Disconnected(self.name, self.client, seconds, said, after, end.reason))
 
     async def _converse(self) -> None:
-        profile = self._profile
+        core = self.core
+        said = 0
         self._voice.say(self._voice.greeting())
-        for number in count(1):
-            if self._ended:
-                return
-            if number % TURN == 0:  # the others have waited while this one had much to say
+        while core.state is not State.ENDED:
+            said += 1
+            if said % TURN == 0:  # the others have waited while this one had much to say
                 await self._deadlines.turn()
-            event = await self._next_event()
+            if self._stopping and self._nothing_accepted:
+                raise Stopping
+            event = core.next_event()
+            if event is None:
+                event = await self._patience.next_event(core, self._stream)
             if self.tap.watch is not None and (lines := heard(event)):
                 self.tap.watch(Said(self.name, "C", lines))
             reply = await self._answer(event)
@@ -256,17 +288,10 @@ class Session:
             self._voice.say(reply)
             if reply is TLS_READY:
                 await self._start_tls()
-            elif self._tally.excess and self.core.state not in (State.CONTENT, State.ENDED):
+            elif self._tally.excess and core.state not in (State.CONTENT, State.ENDED):
                 raise TooMany(self._tally.excess)
             if self._stream.choked:
-                await self._stream.drain(profile.command_time)
-
-    async def _next_event(self) -> Event:
-        if self._stopping and self._nothing_accepted:
-            raise Stopping
-        if (event := self.core.next_event()) is not None:
-            return event
-        return await self._patience.next_event(self.core, self._stream)
+                await self._stream.drain(self._profile.command_time)
 
     async def _answer(self, event: Event) -> Reply | None:
         match event:
@@ -311,7 +336,7 @@ class Session:
         else:  # whom an upstream knows by another name is another client to it
             self._outlet.leave()
         secured = self.tls is not None
-        self._announced = self._profile.offer(secured) if hello.esmtp else Extensions()
+        self._announced = self._profile.offer(secured) if hello.esmtp else _NO_EXTENSIONS
         self.core.chunking = "CHUNKING" in self._announced
         longest = self._profile.limits.command_bytes
         self.core.max_line = longest + octets_added(self._announced.keywords)
@@ -478,14 +503,14 @@ class Session:
             return OK
         client = self._who.would_be(said)
         if client.peer.address != self.client.peer.address:
-            refusal = await self.admit(self, client.peer.address)
+            refusal = await self._admit(self, client.peer.address)
             if refusal is not None:
                 return self._refused("XCLIENT", Verdict(refusal, Side.PROXY))
         self._who.introduces(said)
         self._tls_too_late = self.tls is None
         self._outlet.leave()
         self._outlet.caller = self._caller(client.peer)
-        self._announced, self.core.chunking = Extensions(), False
+        self._announced, self.core.chunking = _NO_EXTENSIONS, False
         self.core.trust = trust(self._profile, client.peer.address)
         self._observe(Introduced(self.name, client))
         return self._voice.greeting()
@@ -497,10 +522,6 @@ class Session:
 
     def _goodbye(self) -> Reply:
         return self._voice.stopping() if self._stopping else BYE
-
-    @property
-    def _ended(self) -> bool:
-        return self.core.state is State.ENDED
 
     @property
     def _nothing_accepted(self) -> bool:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from smtpproxy.deadlines import Deadlines
 from smtpproxy.events import Observer, Refused, Side
 from smtpproxy.listener.fronted import Fronted
 from smtpproxy.listener.profile import Profile
-from smtpproxy.listener.session import Session
+from smtpproxy.listener.session import Admit, Session
 from smtpproxy.listener.shared import Shared
 from smtpproxy.listener.view import View
 from smtpproxy.listener.visitors import TOO_MANY, ConnectionLimits, Visitor, Visitors
@@ -19,9 +21,43 @@ from smtpproxy.mail import Client, Peer
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.stream import Stream
 from smtpproxy.tap import UNHEARD, Tap
-from smtpproxy.tasks import start
+from smtpproxy.tasks import Routine
 
 log = Logger()
+
+
+Over = Callable[[Session], object]
+Then = Callable[[], object]
+
+
+def _nothing() -> None:
+    """Nobody else has to know."""
+
+
+class _Running(Routine):
+    """A session that is under way."""
+
+    __slots__ = ("_over", "_session", "_then")
+
+    def __init__(
+        self, session: Session, work: Coroutine[Any, Any, None], over: Over, then: Then
+    ) -> None:
+        """`work` is all of it; `over`, and then `then`, are called at the end."""
+        super().__init__(work)
+        self._session = session
+        self._over = over
+        self._then = then
+
+    def client_left(self) -> None:
+        """Nobody is there any more."""
+        if self._session.may_be_dropped():
+            self.interrupt()
+
+    def ended(self, result: Failure | None) -> None:
+        if result is not None:
+            log.failure("session {name} failed", failure=result, name=self._session.name)
+        self._over(self._session)
+        self._then()
 
 
 class Sessions:
@@ -41,10 +77,13 @@ class Sessions:
         self._tap = tap
         self._observe = observe
         self._deadlines = deadlines
-        self._running: dict[Session, Deferred[None]] = {}
+        self._running: dict[Session, _Running] = {}
         self._visitors = Visitors(limits, deadlines.seconds)
         self._fronted = Fronted(names=names, observe=observe, begin=self._begin, full=self._full)
         self._empty: Deferred[None] | None = None  # who waits for the last one to end
+        # One for all of them.
+        self._over: Over = self._ended
+        self._admit: Admit = self._moved
 
     def __len__(self) -> int:
         return len(self._running)
@@ -82,16 +121,17 @@ class Sessions:
         """Count clients together with other processes from now on, or alone."""
         self._visitors.shared = shared
 
-    def begin(self, peer: Peer, stream: Stream, profile: Profile) -> Deferred[None] | None:
+    def begin(self, peer: Peer, stream: Stream, profile: Profile, then: Then = _nothing) -> None:
         """Run the session of a client that has just connected, if one more is allowed.
 
-        What is given fires once it has ended.
+        `then` is called once it has ended, or there is none.
         """
         if profile.proxy_from and peer.address in profile.proxy_from:
-            return self._fronted.begin(peer, stream, profile)
-        return self._begin(peer, stream, profile)
+            self._fronted.begin(peer, stream, profile, then)
+        else:
+            self._begin(peer, stream, profile, then)
 
-    def _begin(self, peer: Peer, stream: Stream, profile: Profile) -> Deferred[None] | None:
+    def _begin(self, peer: Peer, stream: Stream, profile: Profile, then: Then) -> None:
         """The client is `peer`, whoever has connected."""
         name = self._names()
         balancer = not peer.via and peer.address in profile.proxy_from
@@ -103,27 +143,17 @@ class Sessions:
         refusal = TOO_MANY if self._full() else visitor.connects()
         if refusal is not None:
             self._turn_away(name, Client(peer), stream, refusal)
-            return None
+            then()
+            return
         session = Session(
-            name,
-            peer,
-            stream,
-            profile,
-            self._observe,
-            visitor,
-            self._tap,
+            name, peer, stream, profile, self._observe, visitor, self._tap, self._admit
         )
-        session.admit = self._moved
         self._visitors.enters(visitor)
         alone = self._visitors.shared is None or visitor.key is None
-        task = start(session.run() if alone else self._run(session, stream))
-        self._running[session] = task
-        stream.on_lost = lambda: task.cancel() if session.may_be_dropped() else None
-        task.addErrback(
-            lambda failure: log.failure("session {name} failed", failure=failure, name=name)
-        )
-        task.addBoth(lambda _: self._ended(session))
-        return task
+        work = session.run() if alone else self._run(session, stream)
+        running = self._running[session] = _Running(session, work, self._over, then)
+        stream.on_lost = running.client_left
+        running.begin()
 
     async def stop(self, seconds: float) -> None:
         """End all sessions: each after its transaction, and what is left after `seconds`."""
@@ -142,8 +172,8 @@ class Sessions:
     def cut(self) -> None:
         """End all sessions now, but for the time that their last words take to leave."""
         self._fronted.stop()
-        for task in tuple(self._running.values()):
-            task.cancel()
+        for running in tuple(self._running.values()):
+            running.interrupt()
 
     def _full(self) -> bool:
         return len(self._running) + len(self._fronted) >= self.limits.total

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 
 from smtpproxy.smtp.commands import MAX_COMMAND_LINE, Bdat, Command, Introduction, Rcpt, Verb
@@ -17,6 +16,8 @@ MANY_RECIPIENTS = Reply.of(421, "4.7.0", "Too many recipients in one session; co
 
 _JUNK = frozenset({Verb.NOOP, Verb.RSET, Verb.HELP, Verb.VRFY, Verb.EXPN})
 _JUNK |= {Verb.EHLO, Verb.HELO, Verb.LHLO, Verb.XCLIENT, Verb.XFORWARD}
+
+_NONE = 0, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Tally:
     "commands", "" while there was not.
     """
 
+    __slots__ = ("_commands", "_counts", "_errors", "_junk", "_limits", "excess", "last")
+
     def __init__(self, limits: SessionLimits) -> None:
         self.last = "CONNECT"
         self.excess = ""
@@ -52,29 +55,32 @@ class Tally:
         self._errors = 0
         self._commands = 0
         self._junk = 0  # since the last message
-        self._said: defaultdict[str, int] = defaultdict(int)
-        self._taken: defaultdict[str, int] = defaultdict(int)
+        self._counts: dict[str, tuple[int, int]] = {}  # by verb: how many were taken, and all
 
     def command(self, event: Command | Introduction | Refusal, reply: Reply) -> None:
         """A command was answered."""
-        self._begin((event.verb if isinstance(event, Refusal) else event.verb.value) or "UNKNOWN")
-        self._taken[self.last] += reply.positive
-        # Bad commands and unknown recipients: what people look for who guess addresses.
-        if isinstance(event, Refusal) or (isinstance(event, Rcpt) and reply.permanent):
+        if isinstance(event, Refusal):
+            self._begin(event.verb or "UNKNOWN", False)
+            self._count_error()
+            return
+        self._begin(event.verb.value, reply.positive)
+        # Unknown recipients, as bad commands: what people look for who guess addresses.
+        if isinstance(event, Rcpt) and reply.permanent:
             self._count_error()
         elif event.verb in _JUNK:
             self._count_junk()
 
     def chunk(self, bdat: Bdat) -> None:
         """A chunk begins; it is answered at its end."""
-        self._begin(bdat.verb.value)
+        self._begin(bdat.verb.value, False)
         if not bdat.size:
             self._count_junk()
 
     def content(self, reply: Reply) -> None:
         """The end of a message, or of a chunk, was answered."""
         if self.last == Verb.BDAT.value:
-            self._taken[self.last] += reply.success
+            taken, said = self._counts[self.last]
+            self._counts[self.last] = taken + reply.success, said
 
     def message(self) -> None:
         """A message was judged: who sends mail may do other things, too."""
@@ -82,19 +88,23 @@ class Tally:
 
     def full(self) -> Reply | None:
         """Why no other message may begin, if so: those that have begun come to their end."""
-        if self._said["MAIL"] >= self._limits.messages:
+        if self._said("MAIL") >= self._limits.messages:
             return MANY_MESSAGES
-        if self._said["RCPT"] >= self._limits.recipients:
+        if self._said("RCPT") >= self._limits.recipients:
             return MANY_RECIPIENTS
         return None
 
     def commands(self) -> dict[str, tuple[int, int]]:
         """By verb: how many were taken, and all."""
-        return {verb: (self._taken[verb], said) for verb, said in self._said.items() if said}
+        return dict(self._counts)
 
-    def _begin(self, verb: str) -> None:
+    def _said(self, verb: str) -> int:
+        return self._counts.get(verb, _NONE)[1]
+
+    def _begin(self, verb: str, positive: bool) -> None:
         self.last = verb
-        self._said[verb] += 1
+        taken, said = self._counts.get(verb, _NONE)
+        self._counts[verb] = taken + positive, said + 1
         self._commands += 1
         if self._commands >= self._limits.commands:
             self.excess = self.excess or "commands"

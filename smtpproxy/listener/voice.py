@@ -18,6 +18,8 @@ BYE = Reply.of(221, "2.0.0", "Bye")
 class Voice:
     """Writes replies in the order in which it is given them, and knows our own words."""
 
+    __slots__ = ("_core", "_profile", "_session", "_stream", "_tap")
+
     def __init__(
         self, session: str, profile: Profile, core: ServerConnection, stream: Stream, tap: Tap
     ) -> None:

@@ -120,7 +120,7 @@ class MemoryTransport:
     def lose(self, error: Exception | None = None) -> None:
         """The peer is gone."""
         if self._stream is not None:
-            stream, self._stream = self._stream, None
+            stream, self._stream, self._producer = self._stream, None, None
             stream.connectionLost(Failure(error or ConnectionDone()))
 
     def drained(self) -> None:
