@@ -53,8 +53,11 @@ class Secured:
             raise Lost(words(error)) from None
         return True
 
-    def receive(self) -> bytes:
-        """What one record holds; b"" at the end.  The rest waits in the socket, never in here."""
+    def recv(self, size: int) -> bytes:
+        """What one record holds, at most `size` octets, which is more than any; b"" at the end.
+
+        The rest waits in the socket, never in here.
+        """
         try:
             return self._recv(RECORD)
         except SSL.WantReadError:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import socket as sockets
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from functools import partial
 from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT
-from typing import Any
+from typing import Any, Protocol
 
 from OpenSSL import SSL
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -36,6 +35,27 @@ _ABORTED = Failure(ConnectionAborted())  # type: ignore[no-untyped-call]
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time at all; the peer gets RST
 
 
+class _Way(Protocol):
+    """A socket, or what does as one."""
+
+    def recv(self, size: int, /) -> bytes: ...
+
+    def send(self, data: bytes | memoryview, /) -> int: ...
+
+
+class _NotYet:
+    """While hands are shaken."""
+
+    def recv(self, size: int) -> bytes:
+        raise BlockingIOError
+
+    def send(self, data: bytes | memoryview) -> int:
+        raise BlockingIOError
+
+
+_NOT_YET = _NotYet()
+
+
 @implementer(ITransport, IPushProducer)
 class Transport:
     """What a protocol writes to, and what reads for it, until `connectionLost`.
@@ -57,14 +77,13 @@ class Transport:
         "_producer_paused",
         "_protocol",
         "_reading",
-        "_receive",
         "_secured",
-        "_send",
         "_shaking",
         "_socket",
         "_taking",
         "_unsent",
         "_waiting",
+        "_way",
     )
 
     def __init__(self, socket: sockets.socket, peer: Any, protocol: Any, poll: Poll) -> None:
@@ -77,8 +96,7 @@ class Transport:
         self._peer = peer
         self._protocol = protocol
         self._poll = poll
-        self._receive: Callable[[], bytes] = partial(socket.recv, READ_SIZE)
-        self._send: Callable[[bytes | memoryview], int] = socket.send
+        self._way: _Way = socket  # what is sent and received by
         self._secured: Secured | None = None
         self._shaking = False  # hands, for TLS
         self._full = READ_SIZE  # octets that tell that more may have come
@@ -110,7 +128,7 @@ class Transport:
             self._waiting += len(data)
         else:
             try:
-                sent = self._send(data)
+                sent = self._way.send(data)
             except BlockingIOError:
                 sent = 0
             except (OSError, Lost) as error:
@@ -206,7 +224,7 @@ class Transport:
             self._cannot_write(Lost("TLS was to begin, and what was written before did not leave"))
             return
         self._secured = Secured(creator.connection(self._socket), self._needs_room)
-        self._send, self._shaking = _not_yet, True
+        self._way, self._shaking = _NOT_YET, True
         self._watch(EPOLLIN)
         # The client has the first word.  A quick server may have the last one before it has
         # been spoken, so it is not spoken from within here.
@@ -229,7 +247,7 @@ class Transport:
         self._watch(EPOLLIN)
         if done:
             self._shaking, self._full = False, RECORD
-            self._receive, self._send = secured.receive, secured.send
+            self._way = secured
             if self._unsent:
                 self._flush()
             self._protocol.handshakeCompleted()
@@ -264,7 +282,7 @@ class Transport:
     def _read(self) -> None:
         for _ in range(ROUNDS):
             try:
-                data = self._receive()
+                data = self._way.recv(READ_SIZE)
             except BlockingIOError:
                 return
             except (OSError, Lost) as error:
@@ -289,7 +307,7 @@ class Transport:
             data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
             self._unsent = [data]  # the same again, where TLS takes none
             try:
-                sent = self._send(data)
+                sent = self._way.send(data)
             except BlockingIOError:
                 self._wait_to_send()
                 return
@@ -343,7 +361,7 @@ class Transport:
             if not self._open or not self._reading or self._paused or self._shaking:
                 break
             try:
-                data = self._receive()
+                data = self._way.recv(READ_SIZE)
             except (OSError, Lost):
                 break
             if not data:
@@ -407,10 +425,6 @@ class Transport:
         if self._producer is not None and not self._producer_paused:
             self._producer_paused = True
             self._producer.pauseProducing()
-
-
-def _not_yet(data: bytes | memoryview) -> int:
-    raise BlockingIOError
 
 
 def _error_of(socket: sockets.socket) -> OSError:
