@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Protocol
 
@@ -15,12 +14,13 @@ from smtpproxy.smtp.paths import Path
 from smtpproxy.smtp.replies import Reply
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Question:
     """A recipient to be looked up, with what else is known of its mail.
 
     `domain` is this server's, for `<Postmaster>`; `sender` is None, and `client` too,
-    where an administrator asks.
+    where an administrator asks.  `keys` are the address, the address without suffix and the
+    domain: see `keys_of`.
     """
 
     recipient: Path
@@ -28,11 +28,11 @@ class Question:
     domain: str = ""
     sender: Path | None = None
     client: Client | None = None
+    keys: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
-    @cached_property
-    def keys(self) -> tuple[str, ...]:
-        """Address, address without suffix, domain: see `keys_of`."""
-        return keys_of(self.recipient, self.recipient_delimiter, self.domain)
+    def __post_init__(self) -> None:
+        keys = keys_of(self.recipient, self.recipient_delimiter, self.domain)
+        object.__setattr__(self, "keys", keys)
 
     def all_keys(self, parent_domains: bool) -> tuple[str, ...]:
         """The keys with the parent domains, where they count, and the catch-all behind them.
@@ -44,7 +44,7 @@ class Question:
         parents = parents_of(self.keys[-1]) if parent_domains else ()
         return (*self.keys, *parents, CATCH_ALL)
 
-    @cached_property
+    @property
     def percentile(self) -> int:
         """0 to 99, the same for a mailbox at all times and on all machines, suffix or not."""
         mailbox = self.keys[-2] if len(self.keys) > 1 else address_key(self.recipient)

@@ -173,7 +173,8 @@ class CachedTable:
     async def _ask(self, query: _Query) -> None:
         found: Mapping[str, Hit | Wrong] | LookupFailed
         try:
-            found = await self.table.find(query.keys)
+            hits = await self.table.find(query.keys)
+            found = {key: hit for key in query.keys if (hit := hits.get(key)) is not None}
             self._works()
         except LookupFailed as error:
             found = error

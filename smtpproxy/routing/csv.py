@@ -12,7 +12,7 @@ import re
 import stat
 from array import array
 from codecs import BOM_UTF8
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path as FilePath
 
@@ -73,15 +73,23 @@ class CsvTable:
         read = read_file(file, name, pattern_key, lines)
         return cls(name, lines, read.by_line, tuple(read.rows), read.first_parent)
 
-    async def find(self, keys: Sequence[str]) -> Mapping[str, Hit]:
-        return {key: Hit(row, f"{self.name}:{line}") for key, line, row in self._of(keys)}
+    async def find(self, keys: Sequence[str]) -> CsvTable:
+        return self  # it takes no time to look a key up once its turn comes, if it ever does
+
+    def get(self, key: str, /) -> Hit | None:
+        """The row of a key."""
+        line = self._lines.get(key)
+        if line is None:
+            return None
+        return Hit(self._rows[self._by_line[line]], f"{self.name}:{line}")
 
     def listed(self) -> Iterable[Row]:
         return self._rows
 
     def rows(self) -> Iterator[tuple[str, int, Row]]:
         """Key, line and row of all rows, as they stand in the file."""
-        return iter(sorted(self._of(self._lines), key=itemgetter(1)))
+        in_order = sorted(self._lines.items(), key=itemgetter(1))
+        return ((key, line, self._rows[self._by_line[line]]) for key, line in in_order)
 
     def keys(self) -> Collection[str]:
         """In no order."""
@@ -94,12 +102,6 @@ class CsvTable:
     def __len__(self) -> int:
         """The number of rows."""
         return len(self._lines)
-
-    def _of(self, keys: Iterable[str]) -> Iterator[tuple[str, int, Row]]:
-        for key in keys:
-            line = self._lines.get(key)
-            if line is not None:
-                yield key, line, self._rows[self._by_line[line]]
 
 
 def read_file(

@@ -41,10 +41,17 @@ class LookupFailed(Exception):
         self.known = known or {}
 
 
+class Hits(Protocol):
+    """What a table has for each of the keys that it was asked for."""
+
+    def get(self, key: str, /) -> Hit | Wrong | None:
+        """The row of `key`, None where there is none."""
+
+
 class Table(Protocol):
     """Rows by key."""
 
-    async def find(self, keys: Sequence[str]) -> Mapping[str, Hit | Wrong]:
+    async def find(self, keys: Sequence[str]) -> Hits:
         """Those of `keys` that there is a row for; raises `LookupFailed`."""
 
     def listed(self) -> Iterable[Row]:
@@ -77,20 +84,19 @@ class KeyedMapping:
             answer = self._walk(question, keys, error.known)
             return TryAgain(str(error)) if isinstance(answer, NoRoute) else answer
 
-    def _walk(
-        self, question: Question, keys: Sequence[str], hits: Mapping[str, Hit | Wrong]
-    ) -> Answer:
-        passed: list[Route] = []
+    def _walk(self, question: Question, keys: Sequence[str], hits: Hits) -> Answer:
+        passed: tuple[Route, ...] = ()
         for key in keys:
-            match hits.get(key):
-                case Wrong(reason):
-                    return TryAgain(reason)
-                case Hit() as hit:
-                    route = Route(hit.row, self.name, key, hit.place, hit.age, hit.stale)
-                    if hit.row.is_for(question):
-                        return Found(route, tuple(passed))
-                    passed.append(route)
-        return NoRoute(tuple(passed))
+            hit = hits.get(key)
+            if hit is None:
+                continue
+            if isinstance(hit, Wrong):
+                return TryAgain(hit.reason)
+            route = Route(hit.row, self.name, key, hit.place, hit.age, hit.stale)
+            if hit.row.is_for(question):
+                return Found(route, passed)
+            passed += (route,)
+        return NoRoute(passed)
 
     def listed(self) -> Iterable[Row]:
         return self.table.listed()
