@@ -8,8 +8,8 @@ know.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum, auto
-from itertools import takewhile
 
 from smtpproxy.smtp.commands import Bdat, Command, Verb
 from smtpproxy.smtp.errors import LocalProtocolError, ProtocolError
@@ -23,6 +23,8 @@ class _Owed(Enum):
     GREETING = auto()
     MESSAGE = auto()  # its end: one for all recipients, or one of theirs
     PRDR = auto()  # its end, where 353 means that one for each recipient follows, and one for all
+
+    __hash__ = object.__hash__  # as that of `Verb`
 
 
 class ClientConnection:
@@ -42,7 +44,10 @@ class ClientConnection:
     @property
     def chunks_owed(self) -> int:
         """How many of the replies that come next are to chunks that are not the last."""
-        return sum(1 for _ in takewhile(lambda owed: owed is Verb.BDAT, self._under_way))
+        for number, owed in enumerate(self._under_way):
+            if owed is not Verb.BDAT:
+                return number
+        return len(self._under_way)
 
     def send(self, command: Command) -> bytes:
         """The bytes of `command`.
@@ -54,16 +59,24 @@ class ClientConnection:
 
     def send_verb(self, verb: Verb, line: bytes) -> bytes:
         """As `send`, for a command line that was encoded elsewhere (XCLIENT)."""
+        return self.send_flight([(verb, line)])
+
+    def send_flight(self, lines: Sequence[tuple[Verb, bytes]]) -> bytes:
+        """As `send`, for several command lines, each with its verb."""
         self._check_quiet()
+        under_way = self._under_way
         state = self.state
-        for sent in self._under_way:
-            if isinstance(sent, _Owed) or sent not in PIPELINED:
-                raise LocalProtocolError(f"{verb.value} before the reply to {sent}")
-            state = CLIENT[state].get(sent, state)
-        if verb not in CLIENT[state]:
-            raise LocalProtocolError(f"{verb.value} {state.value}")
-        self._under_way.append(verb)
-        return line
+        for sent in under_way:
+            if isinstance(sent, Verb):
+                state = CLIENT[state].get(sent, state)
+        for verb, _ in lines:
+            if under_way and under_way[-1] not in PIPELINED:
+                raise LocalProtocolError(f"{verb.value} before the reply to {under_way[-1]}")
+            if verb not in CLIENT[state]:
+                raise LocalProtocolError(f"{verb.value} {state.value}")
+            under_way.append(verb)
+            state = CLIENT[state][verb]
+        return b"".join([line for _, line in lines])
 
     def send_content(self, data: bytes) -> bytes:
         """The bytes of a part of the message, as `DataReader` gives them."""
@@ -77,8 +90,9 @@ class ClientConnection:
 
         It is an `UnexpectedReply` where that is a whole reply.
         """
-        self.next_reply()
-        self._check_quiet()
+        if not self._reader.empty:
+            self.next_reply()
+            self._check_quiet()
 
     def end_content(self, recipients: int = 1, prdr: bool = False) -> bytes:
         """The final dot.  Only for a message that its sender ended.

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 
 from smtpproxy.smtp.replies import Reply
 
 _NUMBER = re.compile(r"[0-9]{1,20}")  # as many digits as RFC 1870 section 4 lets a size have
+_NO_LIMITS: Mapping[str, int] = MappingProxyType({})
 _LIMIT = re.compile(r"([A-Za-z0-9_-]+)=([1-9][0-9]{0,5})")  # RFC 9422 section 4
 
 
@@ -23,8 +25,9 @@ class Extensions:
 
     keywords: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
-    @classmethod
-    def of(cls, reply: Reply) -> Extensions:
+    @staticmethod
+    @lru_cache(64)  # servers say the same to every client
+    def of(reply: Reply) -> Extensions:
         """Read from a reply to EHLO, whose first line is the greeting; nonsense is passed over."""
         keywords: dict[str, tuple[str, ...]] = {}
         for line in reply.lines[1:]:
@@ -33,7 +36,7 @@ class Extensions:
                 # "AUTH=LOGIN" is what some servers say beside "AUTH LOGIN".
                 keyword, _, value = words[0].partition("=")
                 keywords.setdefault(keyword.upper(), (*value.split(), *words[1:]))
-        return cls(MappingProxyType(keywords))
+        return Extensions(MappingProxyType(keywords))
 
     def __contains__(self, keyword: str) -> bool:
         return keyword in self.keywords
@@ -62,5 +65,7 @@ class Extensions:
     @property
     def limits(self) -> Mapping[str, int]:
         """What LIMITS says (RFC 9422), such as {"RCPTMAX": 100}; nonsense is passed over."""
+        if "LIMITS" not in self.keywords:  # as mostly
+            return _NO_LIMITS
         matches = filter(None, map(_LIMIT.fullmatch, self["LIMITS"]))
         return {match[1].upper(): int(match[2]) for match in matches}

@@ -90,26 +90,26 @@ class ReplyReader:
     disagree about the code, the last one counts (RFC 5321 4.2.1).
     """
 
+    __slots__ = ("_lines", "_octets", "_unread")
+
     def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._searched = 0
+        self._unread = b""
         self._lines: list[bytes] = []
         self._octets = 0  # in the lines of the reply so far
 
     def feed(self, data: bytes) -> None:
-        self._buffer += data
+        self._unread += data
 
     @property
     def empty(self) -> bool:
         """Nothing was received that is not part of a reply already given."""
-        return not self._buffer and not self._lines
+        return not self._unread and not self._lines
 
     def clear(self) -> bool:
         """Throw away what is unread; tell whether there was anything (RFC 3207 section 4.2)."""
         unread = not self.empty
-        self._buffer.clear()
+        self._unread = b""
         self._lines.clear()
-        self._searched = 0
         self._octets = 0
         return unread
 
@@ -118,22 +118,20 @@ class ReplyReader:
 
         Raises `ProtocolError` where the bytes are no reply, or one without an end.
         """
-        while True:
-            end = self._buffer.find(b"\n", self._searched)
-            if end < 0:
-                self._searched = len(self._buffer)
-                if self._searched >= MAX_REPLY_LINE:
+        while self._unread:
+            # A line is short, and most come whole: what was searched before is searched again.
+            line, end, rest = self._unread.partition(b"\n")
+            if not end:
+                if len(line) >= MAX_REPLY_LINE:
                     raise ProtocolError("a reply line that is too long")
                 return None
-            line = bytes(self._buffer[:end]).removesuffix(b"\r")
-            del self._buffer[: end + 1]
-            self._searched = 0
-            if end >= MAX_REPLY_LINE:
+            self._unread = rest
+            if len(line) >= MAX_REPLY_LINE:
                 raise _no_reply(line)
             reply, more = _read(line)
             if not more and not self._lines:
                 return reply
-            self._octets += end + 1
+            self._octets += len(line) + 1
             self._lines += reply.lines
             if self._octets > MAX_REPLY or len(self._lines) > MAX_REPLY_LINES:
                 raise ProtocolError("a reply that is too long")
@@ -142,16 +140,18 @@ class ReplyReader:
                 self._lines.clear()
                 self._octets = 0
                 return reply
+        return None
 
 
 @lru_cache(512)  # servers say the same again and again
 def _read(line: bytes) -> tuple[Reply, bool]:
     """The reply of this one line, and whether more lines belong to it."""
-    match = _LINE.fullmatch(line)
+    match = _LINE.fullmatch(line.removesuffix(b"\r"))
     if match is None:
         raise _no_reply(line)
     return Reply(int(match[1]), (clean(match[3] or b""),)), match[2] == b"-"
 
 
 def _no_reply(line: bytes) -> ProtocolError:
-    return ProtocolError(f"not an SMTP reply: {line[:80]!r}")
+    text = line.removesuffix(b"\r")
+    return ProtocolError(f"not an SMTP reply: {text[:80]!r}")

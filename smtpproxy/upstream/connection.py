@@ -121,13 +121,13 @@ class Connection:
 
     def send(self, *commands: Command) -> None:
         """Send commands in one flight: several only where PIPELINING is announced (RFC 2920)."""
-        self.send_raw(*((command.verb, command.encode()) for command in commands))
+        self.send_raw(*[(command.verb, command.encode()) for command in commands])
 
     def send_raw(self, *lines: tuple[Verb, bytes]) -> None:
         """As `send`, for command lines already encoded."""
         self._take_unread()
         try:
-            data = b"".join(self._core.send_verb(verb, line) for verb, line in lines)
+            data = self._core.send_flight(lines)
         except ProtocolError as error:
             raise self._break(str(error)) from error
         if self._tap.watch is not None:
@@ -136,12 +136,16 @@ class Connection:
 
     async def reply(self, seconds: float) -> Reply:
         """The reply to the oldest command under way, or the greeting: all of it in `seconds`."""
-        if self.state is State.ENDED:  # by a 421, say: nothing behind it counts
+        core, stream = self._core, self._stream
+        if core.state is State.ENDED:  # by a 421, say: nothing behind it counts
             raise self._break(self.broken)
-        until = self._stream.seconds() + seconds
         try:
-            while (reply := self._core.next_reply()) is None:
-                self._core.receive(await self._stream.receive(until - self._stream.seconds()))
+            reply = core.next_reply()
+            if reply is None:
+                until = stream.seconds() + seconds
+                while reply is None:
+                    core.receive(await stream.receive(until - stream.seconds()))
+                    reply = core.next_reply()
         except Disconnected as error:
             raise self._break(f"the upstream closed the connection: {error}") from error
         except TimedOut as error:
@@ -203,8 +207,7 @@ class Connection:
         Raises `EarlyReply` as `content`.
         """
         self._check_early()
-        last = self._core.send_content(data)
-        self._stream.write(last + self._core.end_content(recipients, prdr))
+        self._stream.write(data + self._core.end_content(recipients, prdr))
         if self._tap.watch is not None:
             self._tell("P", (*content_line(self._octets + len(data)), b"."))
         self._octets = 0
