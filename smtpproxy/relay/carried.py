@@ -69,6 +69,8 @@ def carried_mail(mail: Mail, offered: Extensions, verified: bool, each: bool) ->
     we can tell the client of each recipient by itself, and want to hear so (PRDR).
     """
     given = mail.parameters
+    if not given and not each and mail.sender.ascii:  # as most mail
+        return Carried(mail, ascii_only=False, ascii_header=False)
     if offered.size_limit and int(given.get("SIZE", 0)) > offered.size_limit:
         raise NotCarried(TOO_BIG)
     binary = given.get("BODY", "").upper() == "BINARYMIME"

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from smtpproxy.upstream import Broken, Connection
 MOST_HELD = 32 * 1024  # octets that wait to be sent as a chunk
 
 _DATA = Plain(Verb.DATA)
+_USABLE = State.SENDER, State.RECIPIENTS
 _GO_AHEAD = Reply.of(354, "", "Go ahead")
 
 
@@ -80,8 +81,7 @@ class Delivery:
     @property
     def usable(self) -> bool:
         """Recipients may be offered."""
-        states = State.SENDER, State.RECIPIENTS
-        return not self.connection.broken and self.connection.state in states
+        return self.connection.state in _USABLE and not self.connection.broken
 
     @property
     def offered(self) -> Rcpt | None:
@@ -181,9 +181,9 @@ class Delivery:
             data, self._held = self._held, data
             self._write(data)
 
-    async def drained(self, seconds: float) -> None:
+    def drained(self, seconds: float) -> Awaitable[None]:
         """Wait, at most `seconds`, while the upstream takes no content."""
-        await self.connection.drained(seconds)
+        return self.connection.drained(seconds)
 
     def end(self) -> None:
         """Send the end of the message: `outcome` gives what the upstream says of it."""
@@ -245,10 +245,10 @@ class Delivery:
         else:
             self._unsent += commands
 
-    async def _reply(self, seconds: float | None = None) -> Reply:
+    def _reply(self, seconds: float | None = None) -> Awaitable[Reply]:
         if self._unsent:
             self.connection.send(self._unsent.pop(0))
-        return await self.connection.reply(self._times.reply if seconds is None else seconds)
+        return self.connection.reply(self._times.reply if seconds is None else seconds)
 
     def _write(self, data: bytes) -> None:
         if data:

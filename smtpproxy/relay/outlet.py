@@ -78,6 +78,8 @@ class Outlet:
 
     def leave(self, upstreams: Collection[Upstream] | None = None) -> None:
         """Part from these upstreams, or from all, without waiting: politely, or for others' use."""
+        if not self._connections:
+            return
         leaving = tuple(self._connections) if upstreams is None else upstreams
         connections = [self._connections.pop(each) for each in leaving if each in self._connections]
         useless = [each for each in connections if not self._pool.keep(each)]
@@ -91,7 +93,8 @@ class Outlet:
 
     def leave_all_but(self, upstreams: Collection[Upstream]) -> None:
         """Part politely from all upstreams but these."""
-        self.leave([each for each in self._connections if each not in upstreams])
+        if self._connections:
+            self.leave([each for each in self._connections if each not in upstreams])
 
     def cut(self, upstream: Upstream) -> Connection | None:
         """Part from an upstream at once, whatever is under way; gives the connection, if any."""
@@ -107,8 +110,8 @@ class Outlet:
 
     def _make_room(self) -> None:
         """Part from the upstream that was in use longest ago, where there are many."""
-        idle = [each for each, it in self._connections.items() if it.state is State.READY]
-        if len(self._connections) >= MOST_CONNECTIONS and idle:
+        if len(self._connections) >= MOST_CONNECTIONS:
+            idle = [each for each, it in self._connections.items() if it.state is State.READY]
             self.leave(idle[:1])
 
     def _drop_useless(self) -> None:

@@ -8,7 +8,6 @@ each upstream.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from smtpproxy.deadlines import TimedOut
 from smtpproxy.events import Side
@@ -19,7 +18,16 @@ from smtpproxy.relay.outlet import Outlet
 from smtpproxy.relay.relaying import Phases, Relaying, SessionView
 from smtpproxy.relay.shadow import Shadow
 from smtpproxy.relay.verdict import Verdict
-from smtpproxy.routing import Answer, Found, Identity, NoRoute, Refused, TryAgain, Upstream
+from smtpproxy.routing import (
+    Answer,
+    Found,
+    Identity,
+    NoRoute,
+    Refused,
+    Route,
+    TryAgain,
+    Upstream,
+)
 from smtpproxy.smtp.commands import Command, Mail, Rcpt
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.upstream import Broken, ClientRefused, Connection, Unreachable, UpstreamError
@@ -42,18 +50,6 @@ Ahead = Callable[[], Sequence[Command]]
 
 AHEAD_TIME = 0.5  # seconds that looking recipients up ahead may take: the first one waits for it
 MOST_UPSTREAMS = 20  # of one transaction
-
-
-@dataclass(frozen=True, slots=True)
-class _Destination:
-    """Where a recipient goes, as far as it is known before its upstream is asked."""
-
-    rcpt: Rcpt
-    answer: Answer
-
-    @property
-    def upstream(self) -> Upstream | None:
-        return self.answer.route.upstream if isinstance(self.answer, Found) else None
 
 
 class Transaction:
@@ -83,7 +79,7 @@ class Transaction:
         self._shadow: Shadow | None = None
         self._deliveries: dict[Upstream, Delivery] = {}  # those that took the MAIL
         self._refused: dict[Upstream, Verdict] = {}  # those that did not
-        self._foreseen: list[_Destination] = []  # looked up ahead
+        self._foreseen: list[tuple[Rcpt, Answer]] = []  # looked up ahead
         self._closed: Verdict | None = None  # a recipient was sent away: so are all further ones
 
     @property
@@ -132,39 +128,45 @@ class Transaction:
             return self._closed
         if len(self.accepted) >= self._relaying.max_recipients:
             return Verdict(TOO_MANY_RECIPIENTS, Side.PROXY)
-        verdict = await self._route(rcpt, ahead)
+        seconds = self._relaying.recipient_time
+        until = self._now() + seconds
+        answer = self._known(rcpt) or await self._look_up(rcpt, seconds)
+        if not isinstance(answer, Found):
+            return await self._unrouted(answer, until)
+        verdict = await self._to(answer.route.upstream, rcpt, ahead, until)
+        if verdict.by is not Side.PROXY:
+            verdict = self._judged(verdict, rcpt, answer.route)
         if verdict.reply.code == 421:  # it ends the session, and with it the transaction
             self.message.verdict = verdict
         return verdict
 
-    async def _route(self, rcpt: Rcpt, ahead: Ahead) -> Verdict:
-        """Look the recipient up, and offer it to its upstream, if that one may have it."""
-        until = self._now() + self._relaying.recipient_time
-        answer = (await self._destination(rcpt)).answer
+    async def _unrouted(self, answer: Answer | None, until: float) -> Verdict:
+        """What is told of a recipient for which the mappings have no upstream, or no answer."""
         if isinstance(answer, NoRoute):
             return Verdict(NO_ROUTE, Side.PROXY)
-        if isinstance(answer, TryAgain):
-            return Verdict(LOOKUP_FAILED, Side.PROXY, answer.reason)
         if isinstance(answer, Refused):
             await self._relaying.deadlines.sleep(min(answer.wait, until - self._now()))
             return Verdict(answer.reply, Side.PROXY)
-        verdict = await self._to(answer.route.upstream, rcpt, ahead, until)
+        reason = f"look-up not done within {self._relaying.recipient_time:g} s"
+        if isinstance(answer, TryAgain):
+            reason = answer.reason
+        return Verdict(LOOKUP_FAILED, Side.PROXY, reason)
+
+    def _judged(self, verdict: Verdict, rcpt: Rcpt, route: Route) -> Verdict:
+        """What is told of what an upstream says of a recipient; its shadow is asked, too."""
         guard = self._relaying.guard
-        if guard is not None and verdict.by is not Side.PROXY:
+        if guard is not None:
             address = self._session.client.peer.address
-            reply = guard.recipients.told(answer.route.upstream, address, verdict.reply)
-            verdict = verdict.told_as(reply)
-        if answer.route.row.shadow and not verdict.error and verdict.by is not Side.PROXY:
-            self._overshadow(answer.route.row.shadow, rcpt, verdict.reply)
+            verdict = verdict.told_as(guard.recipients.told(route.upstream, address, verdict.reply))
+        if route.row.shadow is not None and not verdict.error:
+            self._overshadow(route.row.shadow, rcpt, verdict.reply)
         return verdict
 
-    async def _destination(self, rcpt: Rcpt) -> _Destination:
-        """What the mappings say of a recipient, or have said already."""
-        if self._foreseen and self._foreseen[0].rcpt is rcpt:
-            return self._foreseen.pop(0)
-        seconds = self._relaying.recipient_time
-        answer = await self._look_up(rcpt, seconds)
-        return _Destination(rcpt, answer or TryAgain(f"look-up not done within {seconds:g} s"))
+    def _known(self, rcpt: Rcpt) -> Answer | None:
+        """What the mappings have said of a recipient already."""
+        if self._foreseen and self._foreseen[0][0] is rcpt:
+            return self._foreseen.pop(0)[1]
+        return None
 
     async def _look_up(self, rcpt: Rcpt, seconds: float) -> Answer | None:
         """What the mappings say of a recipient; None where they do not within `seconds`."""
@@ -292,43 +294,41 @@ class Transaction:
             return flight, False
         data = False
         until = self._now() + AHEAD_TIME
-        foreseen: list[_Destination] = []
+        foreseen: list[tuple[Rcpt, Answer]] = []
         for command in ahead():
             if not isinstance(command, Rcpt):
                 data = not self.each and not delivery.carried.binary
                 break
             if len(self.accepted) + len(flight) >= self._relaying.max_recipients:
                 break
-            destination = await self._foresee(command, until)
-            if destination is None:
+            answer = await self._foresee(command, until)
+            if answer is None:
                 break
-            foreseen.append(destination)
-            if not self._goes_with(delivery, flight, destination):
+            foreseen.append((command, answer))
+            if not self._goes_with(delivery, flight, command, answer):
                 break
             flight.append(command)
         self._foreseen[:0] = foreseen
         return flight, data
 
-    async def _foresee(self, rcpt: Rcpt, until: float) -> _Destination | None:
+    async def _foresee(self, rcpt: Rcpt, until: float) -> Answer | None:
         """What is known of a recipient ahead of its turn, or can be by then."""
-        if self._foreseen and self._foreseen[0].rcpt is rcpt:
-            return self._foreseen.pop(0)
-        if self._now() >= until:
-            return None
-        answer = await self._look_up(rcpt, until - self._now())
-        return _Destination(rcpt, answer) if answer else None
+        answer = self._known(rcpt)
+        if answer is None and self._now() < until:
+            answer = await self._look_up(rcpt, until - self._now())
+        return answer
 
     def _goes_with(
-        self, delivery: Delivery, flight: Sequence[Rcpt], destination: _Destination
+        self, delivery: Delivery, flight: Sequence[Rcpt], rcpt: Rcpt, answer: Answer
     ) -> bool:
         """May a recipient be offered before the replies to those in `flight` came?"""
-        if destination.upstream != delivery.connection.upstream:
+        if not isinstance(answer, Found) or answer.route.upstream != delivery.connection.upstream:
             return False
         try:
-            carried_rcpt(destination.rcpt, delivery.connection.extensions)
+            carried_rcpt(rcpt, delivery.connection.extensions)
         except NotCarried:
             return False
-        return self._full(delivery, [*flight, destination.rcpt]) is None
+        return self._full(delivery, [*flight, rcpt]) is None
 
     def _full(self, delivery: Delivery, rcpts: Sequence[Rcpt]) -> Reply | None:
         """What is told of the last of `rcpts` where the upstream does not take as many."""

@@ -157,19 +157,24 @@ def _without_tls(wanted: Tls) -> type[Exception]:
     return NotEncrypted if wanted.required else TlsFailed
 
 
+def wants_introduction(connection: Connection) -> bool:
+    """Is the upstream told by XCLIENT who the client is, or must it be?"""
+    identity = connection.upstream.identity
+    if identity is Identity.AUTO:
+        return "XCLIENT" in connection.extensions
+    return identity is Identity.XCLIENT
+
+
 async def introduce(connection: Connection, caller: Caller, manners: Manners) -> None:
     """XCLIENT where it is offered, then the client's own EHLO or HELO, or its name in LHLO.
 
     Raises `ClientRefused` where the upstream does not want that client, `NotIntroduced`
     where it does not take XCLIENT and must.
     """
-    identity = connection.upstream.identity
-    if identity not in (Identity.AUTO, Identity.XCLIENT):
+    if not wants_introduction(connection):
         return
     if "XCLIENT" not in connection.extensions:
-        if identity is Identity.XCLIENT:
-            raise NotIntroduced
-        return
+        raise NotIntroduced
     announced = {name.upper() for name in connection.extensions["XCLIENT"]}
     client = await caller.identify("NAME" in announced)
     said = attributes(client)
@@ -179,7 +184,7 @@ async def introduce(connection: Connection, caller: Caller, manners: Manners) ->
         said["SESSION"] = caller.session
     lines = xclient.commands(said, announced)
     if not lines:
-        if identity is Identity.XCLIENT:
+        if connection.upstream.identity is Identity.XCLIENT:
             raise NotIntroduced
         return
     connection.told = client

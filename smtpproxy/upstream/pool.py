@@ -20,7 +20,7 @@ from smtpproxy.tasks import start
 from smtpproxy.upstream.connection import Connection
 from smtpproxy.upstream.connector import Connector, Failed
 from smtpproxy.upstream.errors import Broken, UpstreamError
-from smtpproxy.upstream.handshake import Caller
+from smtpproxy.upstream.handshake import Caller, wants_introduction
 from smtpproxy.upstream.slots import Slots
 from smtpproxy.upstream.standing import Standing, Standings
 
@@ -82,22 +82,25 @@ class Pool:
     ) -> Connection:
         """As `Connector.connect`: one that is there and may serve the caller, or a new one."""
         until = self._deadlines.seconds() + seconds
-        connection = await self._reused(upstream, caller, until)
+        connection = None
+        if upstream in self._idle:
+            connection = await self._reused(upstream, caller, until)
         if connection is None:
             connection = await self._fresh(upstream, caller, until, failed)
         else:
             self._slots.reused += 1
-        if connection.first_choice:
+        if self._limits.ready and connection.first_choice:
             self._prepare(upstream)
         return connection
 
     def keep(self, connection: Connection) -> bool:
         """Keep a connection that its session needs no more; False where it is of no use."""
         limits = self._limits
+        if not limits.idle:
+            return False
         idle = self._idle.get(connection.upstream, {})
         if (
             self._stopped
-            or not limits.idle
             or not connection.idle
             or connection.state is not State.READY
             or connection.transactions >= limits.uses
@@ -105,7 +108,7 @@ class Pool:
             or not connection.first_choice
             or self._deadlines.seconds() - connection.since >= limits.age
             or len(idle) >= limits.each
-            or len(self) >= MOST
+            or self._kept >= MOST
             or self._slots.waiting(connection.upstream)
             or (self._standings and self._standing(connection) is not Standing.ENABLED)
         ):
@@ -195,13 +198,14 @@ class Pool:
         idle = self._idle.get(upstream)
         if not idle:
             return None
-        client = await caller.identify(any(each.told is not None for each in idle))
         for connection in reversed(tuple(idle)):
+            # Only where it was told of somebody it matters who asks, and finding out may take long.
+            client = None if connection.told is None else await caller.identify(True)
             if connection not in idle:
                 continue
             if not connection.idle:
                 self._drop(connection)
-            elif may_serve(connection, client):
+            elif client is None or may_serve(connection, client):
                 self._forget(connection)
                 connection.serve(caller.session, caller.tap)
                 return connection
@@ -217,6 +221,9 @@ class Pool:
             if same and not again:
                 return True
             introducing = self._connector.introduce(connection, caller)
+            if not wants_introduction(connection):
+                await introducing  # it says nothing to the upstream, and waits for nothing
+                return True
             # One that fell silent must leave time for a fresh one.
             await self._deadlines.limit(introducing, (until - self._deadlines.seconds()) / 2)
         except TimedOut:
@@ -283,8 +290,7 @@ def may_serve(connection: Connection, client: Client) -> bool:
     told = connection.told
     if told is None or told.same_as(client):
         return True
-    introduced = connection.upstream.identity in (Identity.AUTO, Identity.XCLIENT)
-    return introduced and "XCLIENT" in connection.extensions
+    return wants_introduction(connection) and "XCLIENT" in connection.extensions
 
 
 def _unheard(*_: object) -> None:
