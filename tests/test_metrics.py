@@ -247,8 +247,8 @@ def test_every_end_that_a_session_has_is_known() -> None:
 
 def test_every_phase_is_there_from_the_start() -> None:
     source = "".join(map(inspect.getsource, (transaction, message, relaying)))
-    during = {each.split('"')[1] for each in source.split(".during(")[1:]}
-    assert during == set(PHASES)
+    spent = {each.split('"')[1] for each in source.split(".spent(")[1:]}
+    assert spent == set(PHASES)
     assert {f"phase_seconds_count phase={each}" for each in PHASES} <= set(told(counted([])))
 
 

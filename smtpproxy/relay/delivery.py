@@ -60,6 +60,8 @@ class Delivery:
         # LMTP answers for each recipient by itself, and has no use for PRDR.
         prdr = each and not connection.server.lmtp
         self.carried = carried_mail(mail, connection.extensions, verified, prdr)
+        self.pipelining = "PIPELINING" in connection.extensions
+        self.size_limit = connection.extensions.size_limit
         self.recipients: list[Rcpt] = []  # accepted
         self.failure: Verdict | None = None  # why none of them gets the message
         self._times = times
@@ -73,10 +75,6 @@ class Delivery:
         self._convert: Callable[[bytes], bytes] = _as_it_is
         self._stuffer: Stuffer | None = None
         self._final: list[Reply] = []  # for the recipients that no outcome was asked for
-
-    @property
-    def pipelining(self) -> bool:
-        return "PIPELINING" in self.connection.extensions
 
     @property
     def usable(self) -> bool:

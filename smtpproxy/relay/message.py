@@ -52,6 +52,7 @@ class Message:
         self.finishing = False  # its end is on its way: wait for the answers, come what may
         self._accepted = accepted
         self._relaying = relaying
+        self._now = relaying.deadlines.seconds
         self._phases = phases
         self._address = address
         self._each = each
@@ -85,13 +86,14 @@ class Message:
         """Have the upstreams get ready: `stuffed` for content as after DATA, not as after BDAT."""
         bound = self._deliveries()
         verdicts: dict[Delivery, Verdict] = {}
-        with self._phases.during("envelope"):
+        began = self._now()
+        until = began + self._relaying.times.reply
+        try:
             for delivery in bound:
                 try:
                     delivery.ask_data(stuffed)
                 except Broken as error:
                     verdicts[delivery] = Verdict.of_broken(error)
-            until = self._now() + self._relaying.times.reply
             for delivery in bound:
                 if delivery not in verdicts:
                     try:
@@ -99,6 +101,8 @@ class Message:
                         verdicts[delivery] = Verdict.of_upstream(reply)
                     except Broken as error:
                         verdicts[delivery] = Verdict.of_broken(error)
+        finally:
+            self._phases.spent("envelope", began)
         return {each: self._told(each, verdicts[each]) for each in bound}
 
     def _begin(self, verdicts: Mapping[Delivery, Verdict]) -> None:
@@ -123,13 +127,16 @@ class Message:
                 self._fail(delivery, Verdict.of_broken(error))
         if part.last and not any(each.chunked for each in self._live):
             return  # it goes with the end
-        with self._phases.during("content"):
-            until = self._now() + self._relaying.times.reply
+        began = self._now()
+        until = began + self._relaying.times.reply
+        try:
             for delivery in tuple(self._live):
                 try:
                     await delivery.drained(until - self._now())
                 except Broken as error:
                     self._fail(delivery, Verdict.of_broken(error))
+        finally:
+            self._phases.spent("content", began)
 
     def end(self, end: EndOfContent) -> None:
         """The client's message is whole: have the upstreams take it."""
@@ -152,13 +159,15 @@ class Message:
         To be asked of each, in their order.
         """
         delivery = accepted.delivery
-        with self._phases.during("final"):
+        began = self._now()
+        try:
             if delivery.failure is None:
-                try:
-                    reply = await delivery.outcome(self._until - self._now())
-                    accepted.verdict = self._told(delivery, Verdict.of_upstream(reply))
-                except Broken as error:
-                    delivery.failure = self._told(delivery, Verdict.of_broken(error))
+                reply = await delivery.outcome(self._until - began)
+                accepted.verdict = self._told(delivery, Verdict.of_upstream(reply))
+        except Broken as error:
+            delivery.failure = self._told(delivery, Verdict.of_broken(error))
+        finally:
+            self._phases.spent("final", began)
         accepted.verdict = accepted.verdict or delivery.failure
         assert accepted.verdict is not None
         if accepted is self._accepted[-1]:
@@ -187,7 +196,7 @@ class Message:
 
     def _most_bytes(self, delivery: Delivery) -> int:
         ours = self._relaying.max_message_bytes
-        return min(ours, delivery.connection.extensions.size_limit or ours)
+        return min(ours, delivery.size_limit or ours)
 
     def _fail(self, delivery: Delivery, verdict: Verdict) -> None:
         """An upstream does not get the message."""
@@ -201,9 +210,6 @@ class Message:
             upstream, reply = delivery.connection.upstream, verdict.reply
             verdict = verdict.told_as(guard.messages.told(upstream, self._address, reply))
         return verdict.of_one() if self._each else verdict
-
-    def _now(self) -> float:
-        return self._relaying.deadlines.seconds()
 
     def _deliveries(self) -> list[Delivery]:
         return list(dict.fromkeys(each.delivery for each in self._accepted))

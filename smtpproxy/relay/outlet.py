@@ -34,8 +34,10 @@ class Outlet:
 
         Raises `UpstreamError`.
         """
-        self._drop_useless()
-        kept = self._connections.get(upstream)
+        kept = None
+        if self._connections:
+            self._drop_useless()
+            kept = self._connections.get(upstream)
         if kept is not None and (kept.state is not State.READY or kept.used_up):
             self.leave([upstream])
             kept = None

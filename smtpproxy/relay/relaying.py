@@ -62,28 +62,12 @@ class SessionView(Protocol):
 class Phases:
     """How long a transaction was about what: `seconds` by phase."""
 
+    __slots__ = ("now", "seconds")
+
     def __init__(self, now: Callable[[], float]) -> None:
         self.seconds: dict[str, float] = {}
         self.now = now
 
-    def during(self, phase: str) -> _Phase:
-        """Count the time spent inside."""
-        return _Phase(self, phase)
-
-
-class _Phase:
-    """A context: what `contextlib` makes of a generator costs three times as much."""
-
-    __slots__ = ("_name", "_phases", "_started")
-
-    def __init__(self, phases: Phases, name: str) -> None:
-        self._phases = phases
-        self._name = name
-        self._started = 0.0
-
-    def __enter__(self) -> None:
-        self._started = self._phases.now()
-
-    def __exit__(self, *_: object) -> None:
-        seconds, name = self._phases.seconds, self._name
-        seconds[name] = seconds.get(name, 0.0) + self._phases.now() - self._started
+    def spent(self, phase: str, began: float) -> None:
+        """Count the time since `began`."""
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + self.now() - began

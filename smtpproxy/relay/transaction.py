@@ -69,7 +69,8 @@ class Transaction:
         self.mail = mail
         self.each = each
         self.accepted: list[Accepted] = []
-        self._phases = Phases(relaying.deadlines.seconds)
+        self._now = relaying.deadlines.seconds
+        self._phases = Phases(self._now)
         self.message = Message(
             self.accepted, relaying, self._phases, session.client.peer.address, each
         )
@@ -173,15 +174,17 @@ class Transaction:
         looking = self._relaying.router.route(
             rcpt.recipient, self.mail.sender, self._session.client
         )
-        with self._phases.during("lookup"):
-            try:
-                return await self._relaying.deadlines.limit(looking, seconds)
-            except TimedOut:
-                return None
+        began = self._now()
+        try:
+            return await self._relaying.deadlines.limit(looking, seconds)
+        except TimedOut:
+            return None
+        finally:
+            self._phases.spent("lookup", began)
 
     async def _to(self, upstream: Upstream, rcpt: Rcpt, ahead: Ahead, until: float) -> Verdict:
         """Offer a recipient to its upstream, unless the transaction may not go there."""
-        if upstream in self._refused:
+        if self._refused and upstream in self._refused:
             return self._refused[upstream]
         delivery = self._deliveries.get(upstream)
         if delivery is None or not (delivery.usable or delivery.recipients):
@@ -190,17 +193,19 @@ class Transaction:
             if len(self._deliveries) >= MOST_UPSTREAMS:
                 return self._close(TOO_MANY_RECIPIENTS)
             return await self._offer(upstream, rcpt, ahead, until)
+        began = self._now()
         try:
-            with self._phases.during("envelope"):
-                if delivery.offered is not rcpt:
-                    if (full := self._full(delivery, [rcpt])) is not None:
-                        return self._close(full)
-                    delivery.offer(*await self._flight(delivery, rcpt, ahead))
-                return await self._answered(delivery)
+            if delivery.offered is not rcpt:
+                if (full := self._full(delivery, [rcpt])) is not None:
+                    return self._close(full)
+                delivery.offer(*await self._flight(delivery, rcpt, ahead))
+            return await self._answered(delivery)
         except NotCarried as lack:
             return Verdict(lack.reply, Side.PROXY)
         except Broken as error:
             return Verdict.of_broken(error, delivery.connection)
+        finally:
+            self._phases.spent("envelope", began)
 
     async def _offer(self, upstream: Upstream, rcpt: Rcpt, ahead: Ahead, until: float) -> Verdict:
         """Offer a recipient to an upstream that has no part in the transaction as yet."""
@@ -225,15 +230,17 @@ class Transaction:
             self._deliveries.clear()
             self._outlet.leave_all_but([upstream])
         while True:
+            began = self._now()
             try:
-                with self._phases.during("connect"):
-                    connection = await self._outlet.to(
-                        upstream, until - self._now(), self._session.upstream_failed
-                    )
+                connection = await self._outlet.to(
+                    upstream, until - began, self._session.upstream_failed
+                )
             except UpstreamError as error:
                 theirs = isinstance(error, ClientRefused)
                 whose = error.connection if isinstance(error, ClientRefused) else upstream
                 return Verdict(error.reply, error.by, str(error), theirs=theirs, whose=whose)
+            finally:
+                self._phases.spent("connect", began)
             reused = connection.may_be_stale
             replay = self._replay(connection, rcpt, ahead)
             try:
@@ -270,11 +277,14 @@ class Transaction:
             prefer_chunks=self._relaying.prefer_chunks,
         )
         flight = await self._flight(delivery, rcpt, ahead)
-        with self._phases.during("envelope"):
+        began = self._now()
+        try:
             reply = await delivery.begin(*flight)
             if reply.success:
                 self._deliveries[connection.upstream] = delivery
                 return await self._answered(delivery)
+        finally:
+            self._phases.spent("envelope", began)
         # The session may have other mail.
         verdict = Verdict.of_upstream(reply, connection).of_one()
         self._refused[connection.upstream] = verdict
@@ -360,6 +370,3 @@ class Transaction:
             )
         if self._shadow is not None and self._shadow.upstream == shadow:
             self._shadow.ask(rcpt, reply)
-
-    def _now(self) -> float:
-        return self._relaying.deadlines.seconds()

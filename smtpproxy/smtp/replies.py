@@ -7,7 +7,7 @@ Source: RFC 5321 section 4.2 (form, multiline), RFC 2034 and RFC 3463
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from smtpproxy.smtp.errors import ProtocolError
@@ -31,21 +31,20 @@ class Reply:
 
     code: int
     lines: tuple[bytes, ...]
+    # What is asked of a reply all the time is known once it is made; most are made once for all.
+    positive: bool = field(init=False, repr=False, compare=False)
+    """2xx or 3xx: the command was taken."""
+    success: bool = field(init=False, repr=False, compare=False)
+    """2xx: the command was carried out."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positive", self.code < 400)
+        object.__setattr__(self, "success", 200 <= self.code < 300)
 
     @staticmethod
     def of(code: int, enhanced: str, *texts: str) -> Reply:
         """A reply of our own; `enhanced` ("5.7.1", or "" for none) begins each line."""
         return _own(code, enhanced, texts)
-
-    @property
-    def positive(self) -> bool:
-        """2xx or 3xx: the command was taken."""
-        return self.code < 400
-
-    @property
-    def success(self) -> bool:
-        """2xx: the command was carried out."""
-        return 200 <= self.code < 300
 
     @property
     def permanent(self) -> bool:

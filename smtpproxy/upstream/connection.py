@@ -74,7 +74,7 @@ class Connection:
             return self._broken
         if self._stream.lost:
             return f"the upstream closed the connection: {self._stream.lost}"
-        return "the upstream ended the session" if self.state is State.ENDED else ""
+        return "the upstream ended the session" if self._core.state is State.ENDED else ""
 
     @property
     def idle(self) -> bool:
@@ -181,7 +181,7 @@ class Connection:
 
     async def drained(self, seconds: float) -> None:
         """Wait, at most `seconds`, while the upstream takes no content; raises as it is sent."""
-        chunked = self.state is not State.CONTENT
+        chunked = self._core.state is not State.CONTENT
         check = self._check_chunks if chunked else self._check_early
         until = self._stream.seconds() + seconds
         try:
@@ -253,7 +253,7 @@ class Connection:
 
         Inside a message, where QUIT would be content, the connection is cut instead.
         """
-        if not self.idle or self.state in (State.NEW, State.CONTENT, State.CHUNKS):
+        if not self.idle or self._core.state in (State.NEW, State.CONTENT, State.CHUNKS):
             self.abort()
             return
         try:

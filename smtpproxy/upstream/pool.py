@@ -187,17 +187,8 @@ class Pool:
         return self._standings.of(connection.upstream, connection.server)
 
     async def _reused(self, upstream: Upstream, caller: Caller, until: float) -> Connection | None:
-        """One that is there and has been told of the caller, where it wants to be."""
-        while (kept := await self._take(upstream, caller)) is not None:
-            if await self._introduced(kept, caller, until):
-                return kept
-        return None
-
-    async def _take(self, upstream: Upstream, caller: Caller) -> Connection | None:
-        """The one used last of those that may serve the caller."""
-        idle = self._idle.get(upstream)
-        if not idle:
-            return None
+        """The one used last of those that may serve the caller, told of it where it wants to be."""
+        idle = self._idle[upstream]
         for connection in reversed(tuple(idle)):
             # Only where it was told of somebody it matters who asks, and finding out may take long.
             client = None if connection.told is None else await caller.identify(True)
@@ -208,7 +199,8 @@ class Pool:
             elif client is None or may_serve(connection, client):
                 self._forget(connection)
                 connection.serve(caller.session, caller.tap)
-                return connection
+                if await self._introduced(connection, caller, until):
+                    return connection
         return None
 
     async def _introduced(self, connection: Connection, caller: Caller, until: float) -> bool:
