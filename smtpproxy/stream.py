@@ -95,7 +95,7 @@ class Stream(Protocol):
         """
         if not self._received:
             if self.lost:
-                raise self.lost
+                raise self._end()
             if self._input_ended:
                 raise Disconnected("the peer sends no more")
             self._go_on_reading()
@@ -138,7 +138,7 @@ class Stream(Protocol):
         Raises `TimedOut` when it does not within `seconds`, `Disconnected` at the end.
         """
         if self.lost:
-            raise self.lost
+            raise self._end()
         if self._writing_paused:
             await self._waiter.wait(seconds, _Awaited.ROOM)
 
@@ -149,11 +149,11 @@ class Stream(Protocol):
         more than `seconds`, `Disconnected` where it fails.
         """
         if self.lost:
-            raise self.lost
+            raise self._end()
         self._received = b""
         self.transport.startTLS(creator)
         if self.lost:
-            raise self.lost
+            raise self._end()
         self._go_on_reading()
         await self._waiter.wait(seconds, _Awaited.HANDSHAKE)
         connection: TlsConnection = self.transport.getHandle()
@@ -183,6 +183,10 @@ class Stream(Protocol):
         if not self.lost:
             self.transport.abortConnection()
 
+    def _end(self) -> Disconnected:
+        """To be raised: the one that is kept would keep its traceback, too, and that keeps us."""
+        return Disconnected(str(self.lost))
+
     async def gone(self, seconds: float) -> None:
         """Wait until the connection is closed for good; raises `TimedOut`."""
         if not self.lost:
@@ -209,13 +213,12 @@ class Stream(Protocol):
         if self._closing:
             self._closing.cancel()
             self._closing = None
+        end = self._end()
         for awaited in (_Awaited.DATA, _Awaited.ROOM, _Awaited.HANDSHAKE):
-            self._waiter.fire(awaited, self.lost)
+            self._waiter.fire(awaited, end)
         self._waiter.fire(_Awaited.END)
-        on_lost, self.on_lost = self.on_lost, _nothing
+        on_lost, self.on_lost = self.on_lost, _nothing  # it may hold us
         on_lost()
-        # No circles: what only this connection held goes now, and not when the collector comes by.
-        self.lost.__traceback__ = None
 
     def handshakeCompleted(self) -> None:
         self._waiter.fire(_Awaited.HANDSHAKE)

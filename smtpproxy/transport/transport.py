@@ -401,6 +401,8 @@ class Transport:
     def _tell(self, reason: Failure) -> None:
         protocol, self._protocol = self._protocol, None
         producer, self._producer = self._producer, None
+        # TLS holds us as we hold it, and only the garbage collector would free both.
+        self._secured, self._way = None, self._socket
         if producer is not None:
             producer.stopProducing()
         protocol.connectionLost(reason)
