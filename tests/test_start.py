@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,21 @@ def test_what_keeps_it_from_listening_is_shown_and_logged(file: Path, logs: str)
     assert ended.stdout == b""
     if log.exists():
         assert f"error: {place}" in log.read_text()
+
+
+def test_the_collector_of_garbage_is_hardly_needed_once_it_runs(file: Path) -> None:
+    """A full collection while sessions are under way is a pause for all of them."""
+    program = (
+        "import gc, os; from twisted.internet import reactor; from twisted.scripts import twistd\n"
+        "seen = lambda: f'{gc.isenabled()} {gc.get_threshold()} {gc.get_freeze_count() > 10_000}'\n"
+        "reactor.callWhenRunning(lambda: os.write(1, seen().encode()))\n"
+        "reactor.callWhenRunning(reactor.stop)\n"
+        "twistd.run()"
+    )
+    arguments = ["-n", "--pidfile=", "smtpproxy", "--config", str(file)]
+    command = [sys.executable, "-c", program, *arguments]
+    ended = subprocess.run(command, cwd=file.parent, stdout=subprocess.PIPE, timeout=20)
+    assert b"True (10000, 10, 10) True" in ended.stdout
 
 
 @pytest.mark.parametrize(("in_front", "warned"), [(False, True), (True, False)])
