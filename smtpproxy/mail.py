@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 UNAVAILABLE = "[UNAVAILABLE]"  # no such name, or none that is confirmed
 TEMPUNAVAIL = "[TEMPUNAVAIL]"  # DNS fails for now
@@ -48,9 +48,13 @@ class Client:
 
     def same_as(self, other: Client) -> bool:
         """The same to an upstream that was told, whatever port they connect from."""
-        return replace(self, peer=replace(self.peer, port=0)) == replace(
-            other, peer=replace(other.peer, port=0)
-        )
+        return self._but_port == other._but_port
+
+    @property
+    def _but_port(self) -> tuple[object, ...]:
+        peer = self.peer
+        ends = peer.address, peer.local_address, peer.local_port
+        return *ends, self.name, self.helo, self.esmtp, self.login
 
     def __str__(self) -> str:
         """`name[address]`, as Postfix writes a client in its log."""

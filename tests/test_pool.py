@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpproxy.listener import ConnectionLimits
-from smtpproxy.mail import Peer
+from smtpproxy.mail import Client, Peer
 from smtpproxy.routing import Identity, Server, Upstream
 from smtpproxy.upstream import PoolLimits
 from tests.support.dialogue import (
@@ -262,6 +262,23 @@ def test_none_is_made_ahead_where_nobody_answers() -> None:
 
 
 # The property: mail goes over a connection that was told of nobody, or of its client.
+
+KNOWN = Client(OTHER, "client.example", "client.example")
+NOT_TOLD = {"port", "via", "listener"}
+
+
+@pytest.mark.parametrize("field", [each.name for each in fields(Client) if each.name != "peer"])
+def test_a_client_that_differs_in_anything_is_another(field) -> None:
+    other: dict[str, Any] = {field: None}
+    assert not KNOWN.same_as(replace(KNOWN, **other))
+
+
+@pytest.mark.parametrize("field", [each.name for each in fields(Peer)])
+def test_a_client_that_connects_otherwise_is_another_but_for_its_port(field) -> None:
+    other: dict[str, Any] = {field: None}
+    known = replace(KNOWN, peer=replace(OTHER, **other))
+    assert KNOWN.same_as(known) == (field in NOT_TOLD)
+
 
 CLIENTS = [Peer(f"192.0.2.{end}", 40000 + end, "198.51.100.1", 25) for end in (10, 11, 12)]
 HELOS = ["a.example.org", "b.example.org"]
