@@ -68,16 +68,24 @@ class Waiter:
     @awaitable
     def wait(self, seconds: float, awaited: object = None) -> Generator[None, None, None]:
         """Wait until `awaited` happens; raises `TimedOut`, or the error that it ends in."""
+        self.begin(seconds, awaited)
+        try:
+            yield
+        finally:
+            self.end()
+
+    def begin(self, seconds: float, awaited: object = None) -> None:
+        """The current task parks next, to wait for that; then `end`."""
         assert self._task is None, "two tasks wait with the same"
         self._task = current()
         self._awaited = awaited
         self._seconds = seconds
         self._deadlines.watch(self, seconds)
-        try:
-            yield
-        finally:
-            self._task = None
-            self._deadlines.forget(self)
+
+    def end(self) -> None:
+        """It waits no longer."""
+        self._task = None
+        self._deadlines.forget(self)
 
     def fire(self, awaited: object = None, error: Exception | None = None) -> None:
         """It has happened, or never will; nothing to who waits for something else."""

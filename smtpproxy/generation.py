@@ -258,7 +258,9 @@ def _nothing() -> None:
 
 def _peer(there: IAddress, here: IAddress, name: str) -> Peer:
     """Both ends of a connection to the listener of this name."""
-    if isinstance(there, IPv4Address | IPv6Address) and isinstance(here, IPv4Address | IPv6Address):
+    if isinstance(there, IPv4Address) and isinstance(here, IPv4Address):
+        return Peer(there.host, there.port, here.host, here.port, listener=name)
+    if isinstance(there, IPv6Address) and isinstance(here, IPv6Address):
         ends = _plain(there.host), there.port, _plain(here.host), here.port
         return Peer(*ends, listener=name)
     return Peer("", 0, "", 0, listener=name)  # a Unix socket

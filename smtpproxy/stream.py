@@ -7,8 +7,9 @@ whatever the speed of either side.  Every wait has a deadline.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from enum import Enum, auto
+from types import coroutine as awaitable
 from typing import Any
 
 from OpenSSL.SSL import Connection as TlsConnection
@@ -88,7 +89,8 @@ class Stream(Protocol):
         """What was written waits for the other side, or never leaves: `drain` tells."""
         return self._writing_paused or self.lost is not None
 
-    async def receive(self, seconds: float) -> bytes:
+    @awaitable
+    def receive(self, seconds: float) -> Generator[None, None, bytes]:
         """What was received, at least one octet.
 
         Raises `TimedOut` when nothing comes within `seconds`, `Disconnected` at the end.
@@ -98,14 +100,21 @@ class Stream(Protocol):
                 raise self._end()
             if self._input_ended:
                 raise Disconnected("the peer sends no more")
-            self._go_on_reading()
-            await self._waiter.wait(seconds, _Awaited.DATA)
+            if self._reading_paused:
+                self._go_on_reading()
+            # As `wait` does it: most of what there is to wait for is waited for here.
+            self._waiter.begin(seconds, _Awaited.DATA)
+            try:
+                yield
+            finally:
+                self._waiter.end()
         return self.take()
 
     def take(self) -> bytes:
         """What was received, without waiting."""
         data, self._received = self._received, b""
-        self._go_on_reading()
+        if self._reading_paused:
+            self._go_on_reading()
         return data
 
     def hold(self) -> None:
@@ -115,7 +124,7 @@ class Stream(Protocol):
             self.transport.pauseProducing()
 
     def _go_on_reading(self) -> None:
-        if self._reading_paused and not self.lost:
+        if not self.lost:
             self._reading_paused = False
             self.transport.resumeProducing()
 
@@ -154,7 +163,8 @@ class Stream(Protocol):
         self.transport.startTLS(creator)
         if self.lost:
             raise self._end()
-        self._go_on_reading()
+        if self._reading_paused:
+            self._go_on_reading()
         await self._waiter.wait(seconds, _Awaited.HANDSHAKE)
         connection: TlsConnection = self.transport.getHandle()
         return connection

@@ -7,7 +7,7 @@ with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -33,7 +33,7 @@ class Routine:
 
     def begin(self) -> None:
         """Run; to be called once."""
-        self._go_on(self._coroutine.send, None)
+        self.resume()
 
     def ended(self, result: Any) -> None:
         """The coroutine gave `result`, or raised what is in a Failure."""
@@ -46,21 +46,18 @@ class Routine:
         elif self._waiting is not None:
             self._waiting.cancel()
         else:
-            self._go_on(self._coroutine.throw, CancelledError())
+            self.resume(CancelledError())
 
-    def resume(self, error: Exception | None = None) -> None:
+    def resume(self, error: BaseException | None = None) -> None:
         """Go on where it is parked, or raise `error` there."""
-        if error is None:
-            self._go_on(self._coroutine.send, None)
-        else:
-            self._go_on(self._coroutine.throw, error)
-
-    def _go_on(self, step: Callable[[Any], Any], argument: Any) -> None:
         global _current
         before, _current = _current, self
         self._running = True
         try:
-            waiting = step(argument)
+            if error is None:
+                waiting = self._coroutine.send(None)
+            else:
+                waiting = self._coroutine.throw(error)
         except StopIteration as end:
             result = end.value
         except BaseException:
@@ -81,9 +78,10 @@ class Routine:
     def _fired(self, result: object) -> None:
         self._waiting = None
         if isinstance(result, Failure):
-            self._go_on(result.throwExceptionIntoGenerator, self._coroutine)
+            assert result.value is not None
+            self.resume(result.value.with_traceback(result.tb))
         else:
-            self._go_on(self._coroutine.send, None)  # it takes the result from the Deferred itself
+            self.resume()  # it takes the result from the Deferred itself
 
 
 class Task(Deferred[T], Routine, Generic[T]):

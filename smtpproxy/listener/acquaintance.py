@@ -75,4 +75,5 @@ class Acquaintance:
 
     def _named(self, name: str) -> None:
         self._naming = None
-        self.client = replace(self.client, name=name)
+        if name != self.client.name:
+            self.client = replace(self.client, name=name)
