@@ -9,10 +9,9 @@ from collections.abc import Callable
 from select import EPOLLOUT
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
 
-from smtpproxy.deadlines import Deadlines, TimedOut
+from smtpproxy.deadlines import Deadlines, TimedOut, Waiter
 from smtpproxy.transport.poll import Poll
 from smtpproxy.transport.transport import Transport
 
@@ -43,12 +42,7 @@ async def connect(
         if family == sockets.AF_UNIX and number == errno.EAGAIN:
             number = await _again(socket, target, deadlines, seconds)
         if number == errno.EINPROGRESS:
-            attempt = _Attempt(socket, poll)
-            deadline = deadlines.add(seconds, lambda: attempt.end(TimedOut(seconds)))
-            try:
-                await attempt.done
-            finally:
-                deadline.cancel()
+            await _Attempt(socket, poll, deadlines).succeeds(seconds)
         elif number:
             raise OSError(number, os.strerror(number))
     except BaseException:
@@ -74,30 +68,31 @@ async def _again(socket: sockets.socket, target: Any, deadlines: Deadlines, seco
 class _Attempt:
     """A connection that is on its way."""
 
-    def __init__(self, socket: sockets.socket, poll: Poll) -> None:
+    __slots__ = ("_poll", "_socket", "_waiter")
+
+    def __init__(self, socket: sockets.socket, poll: Poll, deadlines: Deadlines) -> None:
         self._socket = socket
         self._poll = poll
-        self.done: Deferred[None] = Deferred(lambda _: self._forget())
-        poll.watch(socket.fileno(), self, EPOLLOUT)
+        self._waiter = Waiter(deadlines)
+
+    async def succeeds(self, seconds: float) -> None:
+        """Wait for it; raises OSError, and `TimedOut`."""
+        number = self._socket.fileno()
+        self._poll.watch(number, self, EPOLLOUT)
+        try:
+            await self._waiter.wait(seconds)
+        except BaseException:
+            self._poll.forget(number)
+            raise
+
+    # What the poll calls.
 
     def ready(self, events: int) -> None:
         number = self._socket.getsockopt(sockets.SOL_SOCKET, sockets.SO_ERROR)
-        self.end(OSError(number, os.strerror(number)) if number else None)
+        self._waiter.fire(error=OSError(number, os.strerror(number)) if number else None)
 
     def failed(self) -> None:
         """`ready` raises nothing."""
-
-    def end(self, error: Exception | None) -> None:
-        if self.done.called:
-            return
-        if error is None:
-            self.done.callback(None)
-        else:
-            self._forget()
-            self.done.errback(error)
-
-    def _forget(self) -> None:
-        self._poll.forget(self._socket.fileno())
 
 
 def _target(address: str, port: int) -> tuple[int, Any]:
