@@ -184,6 +184,16 @@ class Stream(Protocol):
         else:
             self._let_go()
 
+    def let_close(self, seconds: float) -> None:
+        """The peer is to close, and we do where it has not within `seconds`.
+
+        Who closes first keeps the port in TIME_WAIT.
+        """
+        if not self.lost and not self._closing:
+            self.transport.unregisterProducer()
+            self._closing = self._deadlines.add(seconds, self._let_go)
+            self._go_on_reading()
+
     def _let_go(self) -> None:
         self._closing = self._deadlines.add(CLOSE_TIME, self.abort)
         self.transport.loseConnection()

@@ -213,6 +213,27 @@ def test_a_peer_that_does_not_close_as_well_is_let_go(ends) -> None:
     assert ends.peer.closed and not ends.peer.cut
 
 
+def test_a_peer_that_is_to_close_first_does(ends) -> None:
+    ends.stream.hold()
+    ends.stream.let_close(5.0)
+    assert not ends.peer.paused  # else its end would not be seen
+    ends.stream.dataReceived(b"x" * HIGH_WATER)
+    assert ends.stream.unread == 0
+    ends.pass_time(4.5)
+    assert not ends.peer.closed
+    ends.peer.lose()
+    ends.pass_time(20)
+    assert not ends.peer.closed and not ends.peer.cut
+
+
+def test_a_peer_that_is_to_close_first_has_its_time(ends) -> None:
+    ends.stream.let_close(5.0)
+    ends.pass_time(4.5)
+    assert not ends.peer.closed
+    ends.pass_time(1)
+    assert ends.peer.closed and not ends.peer.cut
+
+
 def test_abort_resets(ends) -> None:
     ends.stream.write(b"half a mess")
     ends.stream.abort()

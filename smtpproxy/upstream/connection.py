@@ -260,7 +260,7 @@ class Connection:
             with suppress(Broken):
                 await self.ask(Plain(Verb.QUIT), QUIT_TIME)
         finally:  # also where nobody waits for the reply any more
-            start(self._let_close())
+            self._stream.let_close(QUIT_TIME)
 
     def leave(self) -> None:
         """As `quit`, without waiting."""
@@ -269,12 +269,6 @@ class Connection:
     def abort(self) -> None:
         """Cut the connection: what was sent of a message never gets its final dot."""
         self._break("cut off by us")
-
-    async def _let_close(self) -> None:
-        """Who closes first keeps the port in TIME_WAIT: better the upstream than we."""
-        with suppress(Disconnected, TimedOut):
-            await self._stream.receive(QUIT_TIME)
-        self._stream.close()
 
     def _take_unread(self) -> None:
         """Have the core see what came while nobody waited for it."""
