@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpproxy.smtp.content import DataReader, HeaderSection
+from smtpproxy.smtp.content import DataReader, HeaderSection, has_bare_line_end
 from tests.support.messages import OURS
 from tests.support.wire import (
     chunkings,
@@ -147,6 +147,19 @@ def test_what_follows_the_end_is_given_back_untouched(sent: bytes) -> None:
 def test_bare_line_ends_are_told(sent: bytes, bare: bool) -> None:
     for chunks in every_way(sent):
         assert relayed(chunks)[2].bare is bare
+
+
+@pytest.mark.parametrize("length", range(4))
+@pytest.mark.parametrize("lines", range(4))
+def test_one_octet_among_lines_of_one_length_can_be_bare(length: int, lines: int) -> None:
+    text = b"x" * length + b"\r\n"
+    for before, behind in ((b"", b""), (b"xxxxx\r\n", b"x"), (b"\n", b"\r"), (b"x", b"\rx")):
+        content = before + text * lines + behind
+        for place in range(len(content)):
+            for octet in (b"", b"\r", b"\n", b"\r\n", b"x"):
+                changed = content[:place] + octet + content[place + 1 :]
+                rest = changed.replace(b"\r\n", b"")
+                assert has_bare_line_end(changed) is (b"\r" in rest or b"\n" in rest)
 
 
 @pytest.mark.parametrize("name", OURS)
