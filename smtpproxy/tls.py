@@ -3,8 +3,8 @@
 On pyOpenSSL itself, so that one connection serves on a socket, in memory and under a
 Twisted transport (`ServerTls`, `ClientTls`) alike.
 
-A handshake with an upstream never fails because of its certificate: the chain is judged
-while it runs, and the verdict kept **on the connection**; `verify` adds the name and
+A handshake with an upstream never fails because of its certificate: OpenSSL judges the chain
+while it runs, and keeps the verdict **with the TLS session**; `verify` adds the name and
 says in words what is wrong.  So an upstream that need not be verified still gets TLS,
 and its log line still says whether it could have been.
 """
@@ -15,6 +15,7 @@ import re
 import socket as sockets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
+from OpenSSL._util import lib
 from service_identity import VerificationError
 from service_identity.cryptography import (
     verify_certificate_hostname,
@@ -45,6 +47,7 @@ SOON = timedelta(days=14)  # before it expires, a certificate is warned of
 
 _HOST_NAME = re.compile(r"(?!.{254})[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.ASCII | re.I)
 _NAMES_SHOWN = 5
+SERVERS = 256  # whose names are remembered to be sent, or to be those of a certificate
 
 _Codes = SSL.X509VerificationCodes
 _REASONS = {
@@ -62,18 +65,6 @@ _REASONS = {
     67: "certificate's issuer has too weak a key",  # X509_V_ERR_CA_KEY_TOO_SMALL
     68: "certificate's signature is too weak",  # X509_V_ERR_CA_MD_TOO_WEAK
 }
-
-
-class ClientConnection(SSL.Connection):
-    """A connection to an upstream, which remembers what came of its certificate's chain.
-
-    The memory is an attribute of the connection itself, as neither of the usual places
-    is safe: the context is shared by connections that run side by side, and the "app
-    data" of a connection belongs to Twisted, which overwrites it.
-    """
-
-    chain_error = 0  # the first error, by OpenSSL's number
-    chain_checked = False  # a resumed session has no chain: silence must not pass for trust
 
 
 def server_context(cert: Path, key: Path) -> SSL.Context:
@@ -147,7 +138,7 @@ def client_context(ca: Path | None) -> SSL.Context:
     """
     context = _context(SSL.TLS_CLIENT_METHOD)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    context.set_verify(SSL.VERIFY_PEER, _record)
+    context.set_verify(SSL.VERIFY_NONE)  # a chain is judged all the same, but decides nothing here
     if ca is None:
         context.set_default_verify_paths()
         return context
@@ -175,17 +166,22 @@ def server_connection(context: SSL.Context, socket: sockets.socket | None = None
 
 
 def client_connection(
-    context: SSL.Context, host: str, socket: sockets.socket | None = None
-) -> ClientConnection:
+    context: SSL.Context,
+    host: str,
+    socket: sockets.socket | None = None,
+    session: SSL.Session | None = None,
+) -> SSL.Connection:
     """The client's side, on `socket` or in memory; `context` is from `client_context`.
 
     `host` is sent to the server if it is a name in ASCII; not so an address (RFC 6066
-    section 3), nor what cannot be a name.
+    section 3), nor what cannot be a name.  `session`, of the same context, is offered to be
+    resumed: what `verify` says of it then is what it said when the chain was judged.
     """
-    connection = ClientConnection(context, socket)
-    name = host.removesuffix(".")  # RFC 6066 section 3: without a trailing dot
-    if not _is_address(name) and _HOST_NAME.fullmatch(name):
-        connection.set_tlsext_host_name(name.lower().encode("ascii"))
+    connection = SSL.Connection(context, socket)
+    if name := _server_name(host):
+        connection.set_tlsext_host_name(name)
+    if session is not None:
+        connection.set_session(session)
     connection.set_connect_state()
     return connection
 
@@ -195,18 +191,21 @@ def verify(connection: SSL.Connection, host: str) -> str:
 
     To be asked once the handshake is done.  `host` is a name in ASCII, or an address.
     """
-    if not isinstance(connection, ClientConnection) or not connection.chain_checked:
-        return "certificate was not checked"
-    if connection.chain_error:
-        number = connection.chain_error
+    # The first error, by OpenSSL's number; pyOpenSSL itself has no way to ask for it.
+    if number := lib.SSL_get_verify_result(connection._ssl):
         return _REASONS.get(number, f"certificate's chain is not valid (OpenSSL error {number})")
     try:  # whatever cannot be understood in a stranger's certificate is not verified
         certificate = connection.get_peer_certificate(as_cryptography=True)
-        if certificate is None:
-            return "no certificate"
+        if certificate is None:  # silence must not pass for trust
+            return "certificate was not checked"
         return _mismatch(certificate, host.removesuffix("."))
     except Exception as error:
         return f"certificate cannot be understood: {_printable(str(error))}"
+
+
+def resumed(connection: SSL.Connection) -> bool:
+    """The handshake was not a whole one: it went on with a session of before."""
+    return bool(lib.SSL_session_reused(connection._ssl))
 
 
 def describe(connection: SSL.Connection, verified: bool = False) -> Tls:
@@ -247,12 +246,13 @@ class ClientTls:
 
     context: SSL.Context
     host: str
+    session: SSL.Session | None = None  # to be resumed
 
-    def connection(self, socket: sockets.socket) -> ClientConnection:
-        return client_connection(self.context, self.host, socket)
+    def connection(self, socket: sockets.socket) -> SSL.Connection:
+        return client_connection(self.context, self.host, socket, self.session)
 
-    def clientConnectionForTLS(self, tlsProtocol: object) -> ClientConnection:
-        return client_connection(self.context, self.host)
+    def clientConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
+        return client_connection(self.context, self.host, session=self.session)
 
 
 def _context(method: int) -> SSL.Context:
@@ -268,23 +268,16 @@ def _context(method: int) -> SSL.Context:
     return context
 
 
-def _record(
-    connection: SSL.Connection, certificate: object, error: int, depth: int, ok: int
-) -> bool:
-    """OpenSSL's question about one certificate of a chain: note the answer, go on regardless.
-
-    It comes with ok = 0 for each error, and with ok = 1 for each certificate once the
-    chain is walked, the server's own (depth 0) last.  It must not raise: pyOpenSSL keeps
-    an exception with the context, where another connection would pick it up.
-    """
-    if isinstance(connection, ClientConnection):
-        if not ok:
-            connection.chain_error = connection.chain_error or error
-        if depth == 0:
-            connection.chain_checked = True
-    return True
+@lru_cache(SERVERS)
+def _server_name(host: str) -> bytes:
+    """What is said to be looked for at `host`, or b""."""
+    name = host.removesuffix(".")  # RFC 6066 section 3: without a trailing dot
+    if _is_address(name) or not _HOST_NAME.fullmatch(name):
+        return b""
+    return name.lower().encode("ascii")
 
 
+@lru_cache(SERVERS)
 def _mismatch(certificate: x509.Certificate, host: str) -> str:
     """Why `certificate` is not for `host`, or ""."""
     try:

@@ -261,23 +261,34 @@ def test_connections_side_by_side_keep_their_own_verdicts(authority, server, cli
 
 
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
-def test_a_resumed_session_is_not_taken_for_a_verified_one(server, authority, version):
-    """The server resumes; and as OpenSSL then judges no chain, `verify` says so."""
-    context = tls.client_context(authority.file)
+@pytest.mark.parametrize("flaw", ["", "certificate has expired"])
+def test_a_resumed_session_is_trusted_as_it_was_when_it_was_judged(authority, flaw, version):
+    made = authority.expired("mx1.test") if flaw else authority.certificate("mx1.test")
+    server, context = context_of(made), tls.client_context(authority.file)
     context.set_max_proto_version(version)
     first, peer = handshake(server, context)
     peer.send(b"220 mx1.test\r\n")
     move(peer, first)
     first.recv(100)  # in TLS 1.3 the ticket comes after the handshake
-    assert tls.verify(first, "mx1.test") == ""
+    assert (tls.verify(first, "mx1.test"), tls.resumed(first)) == (flaw, False)
 
-    session = first.get_session()
-    assert session is not None
-    second = tls.client_connection(context, "mx1.test")
-    second.set_session(session)
+    second = tls.client_connection(context, "mx1.test", session=first.get_session())
     shake(second, tls.server_connection(server))
-    assert not second.chain_checked, "resumed: no certificate was sent"
-    assert tls.verify(second, "mx1.test") == "certificate was not checked"
+    assert (tls.verify(second, "mx1.test"), tls.resumed(second)) == (flaw, True)
+    assert tls.verify(second, "mx2.test") != "", "whatever it was that was judged"
+
+
+def test_a_session_that_the_server_does_not_know_says_nothing_of_it(authority, server):
+    """The whole handshake that it takes then has a verdict of its own."""
+    context = tls.client_context(authority.file)
+    first, peer = handshake(server, context)
+    peer.send(b"220 mx1.test\r\n")
+    move(peer, first)
+    first.recv(100)
+    second = tls.client_connection(context, "mx1.test", session=first.get_session())
+    shake(second, tls.server_connection(context_of(authority.expired("mx1.test"))))
+    assert not tls.resumed(second)
+    assert tls.verify(second, "mx1.test") == "certificate has expired"
 
 
 def test_connections_are_freed_without_the_collector(server, client):
