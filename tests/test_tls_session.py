@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.internet.defer import inlineCallbacks
 
 from smtpproxy import stream
@@ -175,3 +177,48 @@ class TlsSessionTest(TlsTest):
         self.assertEqual(reply, "250 ok")
         self.assertEqual(server.mails(), [(2, False)])
         self.assertNotIn((2, False, "STARTTLS"), server.told)
+
+    # Sessions of TLS that are resumed
+
+    def twice(self, client: Client, between: Callable[[], None] = lambda: None) -> list[str]:
+        """Two recipients, each with a connection to the upstream of its own."""
+        first = self.rcpt(client)
+        assert client.ask("RSET").startswith("250")
+        client.start_tls("mx.example.net")  # by which the client becomes another one
+        between()
+        return [first, self.rcpt(client)]
+
+    @inlineCallbacks
+    def test_the_next_connection_to_an_upstream_resumes_the_tls_session(self):
+        server = self.server(self.authority.certificate("mx1.test"))
+        replies = yield self.converse(at("mx1.test", server, Tls.VERIFY), self.twice)
+        self.assertEqual(replies, ["250 ok"] * 2)
+        self.assertEqual(server.mails(), [(1, True), (2, True)])
+        self.assertEqual(server.resumed, [False, True])
+        self.assertTrue(all(it.upstream_tls.verified for it in self.said(TransactionEnded)))
+
+    @inlineCallbacks
+    def test_a_session_that_was_not_trusted_is_none_the_more_when_it_is_resumed(self):
+        server = self.server(self_signed(self.folder, "mx1.test"))
+        yield self.converse(at("mx1.test", server, Tls.MAY), self.twice)
+        self.assertEqual(server.resumed, [False, True])
+        self.assertFalse(any(it.upstream_tls.verified for it in self.said(TransactionEnded)))
+
+    @inlineCallbacks
+    def test_where_a_handshake_fails_the_next_one_is_a_whole_one(self):
+        certificate = self.authority.certificate("mx1.test")
+        server = self.server(certificate)
+
+        def conversation(client: Client) -> list[str]:
+            def spoil() -> None:
+                server.certificate = None
+
+            replies = self.twice(client, spoil)
+            server.certificate = certificate
+            client.ask("RSET")
+            return [*replies, self.rcpt(client)]
+
+        replies = yield self.converse(at("mx1.test", server), conversation)
+        self.assertEqual(replies, ["250 ok", NOT_VERIFIED, "250 ok"])
+        self.assertEqual(server.mails(), [(1, True), (3, True)])
+        self.assertEqual(server.resumed, [False, False])

@@ -28,6 +28,7 @@ from smtpproxy.upstream.errors import (
     NotIntroduced,
     NotVerified,
 )
+from smtpproxy.upstream.resumable import Resumable
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Manners:
     tls_context: SSL.Context
     connect_time: float
     reply_time: float
+    resumable: Resumable = field(default_factory=Resumable)
 
 
 class TlsFailed(Exception):
@@ -138,16 +140,21 @@ async def secure(connection: Connection, manners: Manners) -> None:
             return
         raise _without_tls(wanted)(f"it refused STARTTLS: {reply}")
     host = connection.server.host
-    creator = tls.ClientTls(manners.tls_context, host)
+    party = connection.server, connection.address, wanted
+    known = manners.resumable.find(party, connection.seconds())
+    creator = tls.ClientTls(manners.tls_context, host, known)
     try:
-        session = await connection.start_tls(creator, manners.connect_time)
+        secured = await connection.start_tls(creator, manners.connect_time)
     except Broken as error:
+        manners.resumable.forget(party)  # in case that it is what the other side cannot bear
         raise _without_tls(wanted)(str(error)) from error
-    flaw = tls.verify(session, host)
-    connection.tls = tls.describe(session, verified=not flaw)
+    flaw = tls.verify(secured, host)
+    connection.tls = tls.describe(secured, verified=not flaw)
     if flaw and wanted.verified:
         raise NotVerified(flaw)
     await hello(connection, manners)
+    if not tls.resumed(secured):  # what resumes it comes after the handshake (RFC 8446 4.6.1)
+        manners.resumable.keep(party, secured.get_session(), connection.seconds())
 
 
 def _without_tls(wanted: Tls) -> type[Exception]:

@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -85,6 +85,7 @@ class TlsServer:
     certificate: Certificate | None
     told: list[tuple[int, bool, str]] = field(default_factory=list)  # connection, encrypted, line
     asked_for: list[str | None] = field(default_factory=list)  # names, in SNI
+    resumed: list[bool] = field(default_factory=list)  # of each handshake: it was not a whole one
 
     def __post_init__(self) -> None:
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -136,11 +137,14 @@ class TlsServer:
                         connection.recv(1)
                         say("this is no handshake")
                         break
-                    connection = self._context().wrap_socket(connection, server_side=True)
+                    connection = secured = self._context.wrap_socket(connection, server_side=True)
+                    self.resumed.append(bool(secured.session_reused))
                     lines = connection.makefile("rb")
                     encrypted = True
                 elif verb == "QUIT":
                     say("221 bye")
+                    if isinstance(connection, ssl.SSLSocket):
+                        connection.unwrap()  # to OpenSSL, without it the session is spoilt
                     break
                 else:
                     content = verb == "DATA"
@@ -151,6 +155,7 @@ class TlsServer:
             lines.close()
             connection.close()
 
+    @cached_property
     def _context(self) -> ssl.SSLContext:
         assert self.certificate is not None
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
