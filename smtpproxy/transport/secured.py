@@ -23,6 +23,8 @@ class Lost(ConnectionLost):
 class Secured:
     """Sends and receives by TLS, with the exceptions of a socket, and `Lost`."""
 
+    __slots__ = ("_needs_room", "_socket_error", "connection", "held_up")
+
     def __init__(self, connection: SSL.Connection, needs_room: Callable[[], object]) -> None:
         """`needs_room` is called when reading has to wait until the socket takes more.
 
@@ -34,8 +36,6 @@ class Secured:
         self.connection = connection
         self.held_up = False  # sending, until the peer has said the rest of what it began
         self._needs_room = needs_room
-        self._recv = connection.recv
-        self._send = connection.send
         self._socket_error = connection.getsockopt  # which OpenSSL's connection has from its socket
 
     def shake_hands(self) -> bool:
@@ -59,7 +59,7 @@ class Secured:
         The rest waits in the socket, never in here.
         """
         try:
-            return self._recv(RECORD)
+            return self.connection.recv(RECORD)
         except SSL.WantReadError:
             raise BlockingIOError from None
         except SSL.WantWriteError:
@@ -95,7 +95,7 @@ class Secured:
         # To OpenSSL, a write that fails ends reading too: what the peer said last would be lost.
         if number := self._socket_error(SOL_SOCKET, SO_ERROR):
             raise Lost(os.strerror(number))
-        return self._send(data)
+        return self.connection.send(data)
 
     def finish(self) -> None:
         """Tell that nothing more is sent; the peer's own end is not waited for."""
