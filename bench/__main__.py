@@ -134,11 +134,10 @@ def _sessions(
 
 def _groups(parts: Collection[str]) -> Iterator[tuple[Ways, list[Workload]]]:
     """The workloads asked for, those together that want the same set-up."""
-    groups: dict[tuple[object, ...], list[Workload]] = {}
+    groups: dict[tuple[Ways, str], list[Workload]] = {}
     for each in WORKLOADS:
         if each.name in parts:
-            together = each.ways, each.variants, each.variants and each.source
-            groups.setdefault(together, []).append(each)
+            groups.setdefault((each.ways, each.variants), []).append(each)
     for workloads in groups.values():
         yield workloads[0].ways, workloads
 

@@ -73,7 +73,7 @@ def goals(results: Results) -> Iterator[Goal]:
     yield Goal("one at a time: 99th percentile of the time added", added, 1.5, unit=" ms")
     for stage in STAGES:
         yield _memory(stage, results.memory.get(stage.name, {}))
-    workers = ratio(rate, "all-on", f"{OURS}, 1 workers", f"{OURS}, 2 workers")
+    workers = ratio(rate, "workers", f"{OURS}, 1 workers", f"{OURS}, 2 workers")
     yield Goal("2 workers: messages/s of 1", workers, 1.9, True)
     everything = ratio(cpu, "all-on", OURS, f"{OURS}, all on (JSON log)")
     yield Goal("everything on: CPU of the bare one", everything, 1.15)

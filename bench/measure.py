@@ -23,7 +23,6 @@ from tests.support.certificates import Certificate
 from tests.support.processes import DidNotHappen
 
 CHECKS = 0.4  # the share of a round's time that our own load takes where smtp-source measures
-
 STRAGGLERS = 1.0  # seconds in which a rival that failed may still send
 
 
@@ -77,7 +76,7 @@ class Group:
             contestants, others = self._start(stack, upstream)
             for workload in workloads:
                 say(f"{workload.name}: {workload.title}")
-                seconds = self._effort.seconds * (CHECKS if workload.source else 1)
+                seconds = self._seconds(workload) * (CHECKS if workload.source else 1)
                 outcomes = self._rounds(workload, contestants, _own(sink), seconds)
                 results[workload.name] = [*outcomes, *others]
             ours.close()  # and smtp-sink gets its port
@@ -87,12 +86,16 @@ class Group:
                 )
             for workload in sources:
                 say(f"{workload.name}: the same by smtp-source")
-                timed = self._rounds(workload, contestants, _source(its), self._effort.seconds)
+                seconds = self._seconds(workload)
+                timed = self._rounds(workload, contestants, _source(its), seconds)
                 for outcome, other in zip(results[workload.name], timed, strict=False):
                     outcome.rounds, outcome.peak = other.rounds, other.peak
                     outcome.lost = outcome.lost or other.lost
                     outcome.gave_up = outcome.gave_up or other.gave_up
         return results
+
+    def _seconds(self, workload: Workload) -> float:
+        return max(self._effort.seconds, workload.least)
 
     def _sink(self) -> Sink:
         options = Options(self._upstream, self._ways.delay, xclient=self._ways.xclient)
@@ -176,7 +179,8 @@ class Group:
             _failed(outcome, failure)
             return
         outcome.rounds.append(Round(count, done.seconds, accounts.cpu(pids) - before))
-        outcome.sessions += done.sessions
+        if done.sessions:
+            outcome.sessions.append(list(done.sessions))
 
 
 def _failed(outcome: Outcome, why: GaveUp | Lost) -> None:

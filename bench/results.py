@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -28,14 +28,14 @@ class Round:
 class Outcome:
     """What a rival did with a workload.
 
-    `sessions`: seconds that each took.  `peak`: octets of memory.  `left_out`: why it was not
-    tried.  `gave_up`: why it did not do all of it.  `lost`: what it lost or damaged.  With one of
-    these, it has no figures that count.
+    `sessions`: seconds that each took, by rounds.  `peak`: octets of memory.  `left_out`: why
+    it was not tried.  `gave_up`: why it did not do all of it.  `lost`: what it lost or damaged.
+    With one of these, it has no figures that count.
     """
 
     rival: str
     rounds: list[Round] = field(default_factory=list)
-    sessions: list[float] = field(default_factory=list)
+    sessions: list[list[float]] = field(default_factory=list)
     peak: int = 0
     left_out: str = ""
     gave_up: str = ""
@@ -60,9 +60,11 @@ class Outcome:
         return median(each.cpu / each.messages * 1e6 for each in self.rounds)
 
     def session(self, percent: float) -> float:
-        """Seconds that so many of a hundred sessions took at most."""
-        ordered = sorted(self.sessions)
-        return ordered[min(int(len(ordered) * percent / 100), len(ordered) - 1)]
+        """Seconds that so many of a hundred sessions took at most; the median of the rounds.
+
+        Over all sessions, one round in which something else ran would be all that is seen.
+        """
+        return median(_share(sorted(each), percent) for each in self.sessions)
 
 
 @dataclass(slots=True)
@@ -97,6 +99,10 @@ class Results:
     def write(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(asdict(self)) + "\n")
+
+
+def _share(ordered: Sequence[float], percent: float) -> float:
+    return ordered[min(int(len(ordered) * percent / 100), len(ordered) - 1)]
 
 
 def read(file: Path) -> Results:

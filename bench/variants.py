@@ -23,9 +23,11 @@ QUERY = "SELECT server, tls_verify FROM routes WHERE pattern = ?"
 def variants(workload: Workload, upstream: int, count: int) -> Iterator[list[Rival]]:
     """Those for this workload; `count`: the rows of the CSV file."""
     with ExitStack() as stack:
-        if workload.source:
-            everything = smtpproxy("all on (JSON log)", ALL_ON)
-            yield [smtpproxy(), everything, reusing(), *_workers()]
+        if workload.variants == "all-on":
+            yield [smtpproxy(), smtpproxy("all on (JSON log)", ALL_ON), reusing()]
+            return
+        if workload.variants == "workers":
+            yield _workers()
             return
         folder = stack.enter_context(short_folder())
         server = f"127.0.0.1:{upstream}"

@@ -46,6 +46,8 @@ class Loop:
         """Wait once, at most so many seconds, and do what is to do."""
         if self._times:
             timeout = min(timeout, max(self._times[0][0] - time.monotonic(), 0))
+            select.select([self._epoll], [], [], timeout)  # epoll itself counts milliseconds
+            timeout = 0
         for descriptor, events in self._epoll.poll(timeout, 256):
             ready = self._ready.get(descriptor)
             if ready is not None:

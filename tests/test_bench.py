@@ -23,6 +23,7 @@ from bench.results import DIRECT, OURS, Outcome, Results, Round, read
 from bench.rivals import haproxy, nginx, smtpproxy
 from bench.sink import Options
 from bench.upstreams import Lost, Sink, check
+from bench.wire import Loop
 from bench.workloads import STAGES, WORKLOADS
 from tests.support.mail_server import MailServer
 from tests.support.needs import need
@@ -189,6 +190,19 @@ def test_flights_are_told_apart(folder):
     assert together == ["EHLO", "MAIL RCPT RCPT RCPT DATA", "content", "QUIT"]
 
 
+def test_an_upstream_takes_as_long_as_it_is_told_to():
+    """Not the whole milliseconds that epoll_wait(2) counts."""
+    loop = Loop()
+    took: list[float] = []
+    for number in range(50):
+        start = time.monotonic()
+        loop.after(0.0004, lambda: took.append(time.monotonic()))
+        while len(took) <= number:
+            loop.turn()
+        took[number] -= start
+    assert 0.0004 <= min(took) < 0.0008
+
+
 # What processes take
 
 
@@ -229,7 +243,9 @@ def outcome(rival: str, cpu: float, rate: float, session: float = 0.001) -> Outc
     """100 messages a round; one of three rounds is a bad one.  `cpu` in microseconds."""
     good = Round(100, 100 / rate, 100 * cpu / 1e6)
     bad = Round(100, 1000 / rate, 1000 * cpu / 1e6)
-    return Outcome(rival, [good, bad, good], [session] * 98 + [session * 5] * 2, peak=30_000_000)
+    sessions = [session] * 98 + [session * 5] * 2
+    disturbed = [session * 20] * 100
+    return Outcome(rival, [good, bad, good], [sessions, disturbed, sessions], peak=30_000_000)
 
 
 RESULTS = Results(
