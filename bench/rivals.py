@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from tests.support.processes import Process, greeting
 from tests.support.proxy import DOMAIN, TWISTD, toml
 
 PARTS = Path("build/bench").resolve()
+OURS = PARTS / "smtpproxy"
 RELAY = Path(__file__).with_name("aiosmtpd_relay.py")
 START = 120.0  # seconds until a proxy must greet, with a file of a million rows
 MANY = 100_000
@@ -253,7 +253,7 @@ def aiosmtpd() -> Rival:
 
     return Rival(
         "aiosmtpd relay",
-        versions.replace(" ", " with aiosmtplib "),
+        f"{versions.replace(' ', ' with aiosmtplib ')} ({_python(python)})",
         "" if versions else "aiosmtpd and aiosmtplib are not installed",
         lambda way: "it knows no XCLIENT" if way.xclient else "",
         command,
@@ -290,11 +290,13 @@ def smtpproxy(
         }
         text = "".join(f"{key} = {toml(value)}\n" for key, value in configuration.items())
         file = _write(folder / "smtpproxy.toml", text)
-        return [TWISTD, "-n", "--pidfile=", "smtpproxy", "--config", file]
+        return [twistd, "-n", "--pidfile=", "smtpproxy", "--config", file]
 
+    # The system's Python, where there is one (see install-parts), else that of the tests.
+    twistd = OURS / "bin/twistd" if (OURS / "python").exists() else TWISTD
     return Rival(
         f"smtpproxy, {variant}" if variant else "smtpproxy",
-        f"{__version__} (Python {'.'.join(map(str, sys.version_info[:3]))})",
+        f"{__version__} ({_python(twistd.with_name('python'))})",
         missing,
         lambda way: "",
         command,
@@ -314,6 +316,23 @@ RIVALS: Mapping[str, Callable[[], Rival]] = {
 # What they share
 
 _LIBRARIES = {"LD_LIBRARY_PATH": ":".join(map(str, PARTS.glob("debian/usr/lib/*-linux-gnu*")))}
+
+
+_BUILT = """
+import platform, sys, sysconfig
+fast = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+built = "built with optimizations" if fast else "built without optimizations"
+whose = "the system's" if sys.base_prefix == "/usr" else built
+print(f"Python {platform.python_version()}, {whose}")
+"""
+
+
+def _python(program: Path) -> str:
+    """Its version, and how it was built, which makes a difference; of its own, a system is trusted.
+
+    Debian's, say, is built with optimizations, but does not tell.
+    """
+    return _said([program, "-c", _BUILT], r"(Python .*)")
 
 
 def _program(name: str) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -201,6 +202,11 @@ def test_an_upstream_takes_as_long_as_it_is_told_to():
             loop.turn()
         took[number] -= start
     assert 0.0004 <= min(took) < 0.0008
+
+
+def test_it_says_which_python_the_proxy_has():
+    pattern = r".* \(Python 3\.\d+\.\d+, (the system's|built with(out)? optimizations)\)"
+    assert re.fullmatch(pattern, smtpproxy().version)
 
 
 # What processes take
