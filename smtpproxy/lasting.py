@@ -7,7 +7,6 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from smtpproxy.administration import ShadowCounts
 from smtpproxy.deadlines import Deadlines
 from smtpproxy.dns import Addresses
 from smtpproxy.events import Event
@@ -16,6 +15,7 @@ from smtpproxy.logs import Level, Log
 from smtpproxy.metrics import Counts, Process
 from smtpproxy.recent import Recent
 from smtpproxy.relay import Doubts, Guard
+from smtpproxy.shadow_counts import ShadowCounts
 from smtpproxy.sharing import Sharing
 from smtpproxy.sockets import is_ourselves
 from smtpproxy.stream import Stream

@@ -22,13 +22,14 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import TestCase
 
-from smtpproxy.administration import Administration, ShadowCounts
+from smtpproxy.administration import Administration
 from smtpproxy.chain import Chain
 from smtpproxy.control import MAX_REQUEST, ControlError, ControlFactory, request
 from smtpproxy.deadlines import Deadlines
 from smtpproxy.reload import Outcome, Reloader
 from smtpproxy.request import NobodyAnswers
 from smtpproxy.routing import LookupFailed
+from smtpproxy.shadow_counts import ShadowCounts
 from smtpproxy.sockets import listen_privately
 from smtpproxy.tails import Tails
 from smtpproxy.tap import Tap

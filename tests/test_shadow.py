@@ -10,12 +10,12 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from smtpproxy import config
-from smtpproxy.administration import ShadowCounts
 from smtpproxy.events import Disconnected, Refused, ShadowAnswered, TransactionEnded, UpstreamFailed
 from smtpproxy.logs.levels import Level, level_of
 from smtpproxy.logs.text import lines
 from smtpproxy.relay import shadow
 from smtpproxy.routing import CsvTable, Identity, Row
+from smtpproxy.shadow_counts import ShadowCounts
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.upstream import BROKEN_REPLY, Unreachable
 from tests.support.dialogue import (

@@ -62,6 +62,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         "reload",
         "request",
         "service",
+        "shadow_counts",
         "sharing",
         "sockets",
         "status",
