@@ -167,7 +167,7 @@ def _all_servers(answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def _all_mappings(answers: Sequence[Sequence[Answer]]) -> list[Answer]:
-    """Of each, what the process says that has it longest: the others have it, or will soon."""
+    """Of each, what one process says: that with the worst trouble, else the last to read it."""
     found: dict[tuple[str, str], Answer] = {}
     for each in (mapping for answer in answers for mapping in answer):
         key = each["mapping"], each["place"]
