@@ -111,7 +111,7 @@ class Generation:
 
     def begin(self) -> None:
         """From now on, this is the one that serves; its receivers are told of by the caller."""
-        self._lasting.sessions.limits = connection_limits(self.config.limits)
+        self._lasting.sessions.visitors.limits = connection_limits(self.config.limits)
         self._lasting.sharing.at(self.parts.shared)
         self._lasting.learnt.changed = self.announcing.follow
         self._lasting.upkeep.checks.connector = self._connecting

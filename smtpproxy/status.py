@@ -75,7 +75,7 @@ class Status:
         sessions = self._lasting.sessions
         return {
             "count": len(sessions),
-            "most": sessions.limits.total,
+            "most": sessions.visitors.limits.total,
             "earlier": max(0, len(sessions) - generation.running),
             "list": [_session(each) for each in sessions.views(MOST_SESSIONS)],
         }

@@ -117,7 +117,7 @@ def test_whose_session_has_ended_makes_room() -> None:
 def test_limits_may_be_others_later() -> None:
     it = world(per_address=1)
     assert told(it, CLIENT.address) == FROM_YOU
-    it.sessions.limits = limits(per_address=2)
+    it.sessions.visitors.limits = limits(per_address=2)
     assert taken(it, CLIENT.address)
     assert told(it, CLIENT.address) == FROM_YOU
 
@@ -223,7 +223,7 @@ def test_those_who_are_refused_are_not_all_remembered(monkeypatch: pytest.Monkey
     it = world(total=1)
     for number in range(2000):
         told(it, f"2001:db8:2:{number:x}::1")
-    assert len(it.sessions._visitors) == 1000
+    assert len(it.sessions.visitors) == 1000
 
 
 def test_who_stays_is_not_forgotten() -> None:
@@ -260,7 +260,7 @@ def test_sessions_that_wait_are_limited() -> None:
         U1: 250 fine
         S: 250 fine
     """)
-    assert it.sessions._visitors.waiting == 0
+    assert it.sessions.visitors.waiting == 0
 
 
 def test_a_message_that_has_an_upstream_is_not_held_up() -> None:
@@ -274,7 +274,7 @@ def test_a_message_that_has_an_upstream_is_not_held_up() -> None:
         P1: RCPT TO:<b@example.com>
         U1: 250 fine
     """)
-    it.sessions._visitors.waiting += 1
+    it.sessions.visitors.waiting += 1
     it.play("""
         U1: 550 5.1.1 no a
         S: 550 5.1.1 no a

@@ -126,7 +126,7 @@ def test_who_meets_a_limit_of_all_clients_together_is_not_caught() -> None:
     crowded = World(
         {"example.com": ONE}, settings=Settings(limits=ConnectionLimits(10, 10, waiting=1))
     ).play(GREETING)
-    crowded.sessions._visitors.waiting = 1
+    crowded.sessions.visitors.waiting = 1
     crowded.client.deliver(b"MAIL FROM:<>\r\nRCPT TO:<a@example.com>\r\n")
     for world in (full, crowded):
         assert world.said(Refused)

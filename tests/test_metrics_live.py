@@ -170,10 +170,11 @@ def state(upkeep: Upkeep, guard: Guard) -> State:
         dns=dns,
         kept=3,
     )
+    visitors = SimpleNamespace(limits=SimpleNamespace(total=10), waiting=2)
     lasting = SimpleNamespace(
         counts=Counts(),
         process=Process(SimpleNamespace(losses=0)),  # type: ignore[arg-type]
-        sessions=SimpleNamespace(limits=SimpleNamespace(total=10), waiting=2),
+        sessions=SimpleNamespace(visitors=visitors),
         doubts=[],
         upkeep=upkeep,
         guard=guard,

@@ -99,20 +99,6 @@ class Sessions:
         return [each.view() for each in running]
 
     @property
-    def waiting(self) -> int:
-        """Those that wait for an upstream."""
-        return self._visitors.waiting
-
-    @property
-    def limits(self) -> ConnectionLimits:
-        """They may be others later."""
-        return self._visitors.limits
-
-    @limits.setter
-    def limits(self, limits: ConnectionLimits) -> None:
-        self._visitors.limits = limits
-
-    @property
     def visitors(self) -> Visitors:
         """The clients."""
         return self._visitors
@@ -176,7 +162,7 @@ class Sessions:
             running.interrupt()
 
     def _full(self) -> bool:
-        return len(self._running) + len(self._fronted) >= self.limits.total
+        return len(self._running) + len(self._fronted) >= self._visitors.limits.total
 
     def _turn_away(self, name: str, client: Client, stream: Stream, refusal: Reply) -> None:
         self._observe(Refused(name, client, "CONNECT", refusal, Side.PROXY))

@@ -39,9 +39,9 @@ class State:
         return self._lasting.process.snapshot(sheet)
 
     def _sessions(self, sheet: Sheet) -> None:
-        sessions = self._lasting.sessions
-        sheet.add(families.SESSIONS_MOST, sessions.limits.total)
-        sheet.add(families.SESSIONS_WAITING, sessions.waiting)
+        visitors = self._lasting.sessions.visitors
+        sheet.add(families.SESSIONS_MOST, visitors.limits.total)
+        sheet.add(families.SESSIONS_WAITING, visitors.waiting)
         sheet.add(families.DOUBTS, len(self._lasting.doubts))
 
     def _upstreams(self, sheet: Sheet, generation: Generation) -> None:
