@@ -30,7 +30,7 @@ class Kept:
         self.doubts = Doubts(lambda: self.now)
 
     def came_again(self, sender: str = ME, to: str = YOU, head: bytes = FIRST) -> bool:
-        return self.doubts.came_again(sender, [to], head)
+        return self.doubts.settle(sender, [to], head)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_others_are_others(it: Kept) -> None:
 def test_recipients_are_known_one_by_one(it: Kept) -> None:
     """The client may have split them in another way."""
     it.doubts.remember(ME, ["b@example.com", "c@example.com"], FIRST)
-    assert it.doubts.came_again(ME, ["z@example.com", "c@example.com", YOU], FIRST)
+    assert it.doubts.settle(ME, ["z@example.com", "c@example.com", YOU], FIRST)
     assert it.doubts.duplicates == 2
     assert it.came_again(to="b@example.com")
 

@@ -76,7 +76,7 @@ class Watch:
 
     @property
     def down(self) -> bool:
-        return self.health.passes_over(A, "192.0.2.1")
+        return self.health.divert(A, "192.0.2.1")
 
 
 def test_where_all_is_well_there_is_nothing() -> None:
@@ -98,7 +98,7 @@ def test_it_is_down_after_some_failures_in_a_row() -> None:
     assert not watch.down, "one success between them"
     watch.fail()
     assert watch.down
-    assert not watch.health.passes_over(A, "192.0.2.9"), "another address of it"
+    assert not watch.health.divert(A, "192.0.2.9"), "another address of it"
     assert watch.told == ["a.test:25 at 192.0.2.1 is down: Connection refused"]
     watch.fail()
     watch.now += 95

@@ -54,8 +54,8 @@ class Doubts:
             self._envelopes[key[0]] += 1
             self.remembered += 1
 
-    def came_again(self, sender: str, recipients: Iterable[str], head: bytes) -> bool:
-        """Has the message, now taken, been in doubt for any of these?  Then it is no more."""
+    def settle(self, sender: str, recipients: Iterable[str], head: bytes) -> bool:
+        """The message is taken, so it is no more in doubt for these.  Was it, for any of them?"""
         if not self._until:
             return False
         keys = [hash((sender, recipient)) for recipient in recipients]

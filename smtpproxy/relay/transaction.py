@@ -113,7 +113,7 @@ class Transaction:
         if doubts is None or not (taken or verdict.in_doubt):
             return False
         sender, head = str(self.mail.sender), self.message.head
-        again = doubts.came_again(sender, recipients, head)
+        again = doubts.settle(sender, recipients, head)
         if verdict.in_doubt or not heard:
             doubts.remember(sender, recipients, head)
         return again

@@ -77,7 +77,7 @@ class Ends:
         async for end in self.of(in_order(upstream.servers, self._random)):
             if standings and standings.of(upstream, end.server) is not Standing.ENABLED:
                 left_out.out = True
-            elif health and health.passes_over(end.server, end.address):
+            elif health and health.divert(end.server, end.address):
                 left_out.down.append(end)
             else:
                 yield end

@@ -82,8 +82,8 @@ class Health:
     def get(self, place: Place) -> Trouble | None:
         return self._troubles.get(place)
 
-    def passes_over(self, server: Server, address: str) -> bool:
-        """Is it down, so that mail is better tried elsewhere first?"""
+    def divert(self, server: Server, address: str) -> bool:
+        """There is mail for a place: note it.  Is it down, and better tried elsewhere first?"""
         trouble = self._troubles.get(place_of(server, address))
         if trouble is None:
             return False
