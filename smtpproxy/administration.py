@@ -14,7 +14,6 @@ from smtpproxy.reload import Reloader
 from smtpproxy.routing import Router
 from smtpproxy.shadow_counts import ShadowCounts
 from smtpproxy.tails import Tails, TooMany, Wish
-from smtpproxy.threads import Stopped
 from smtpproxy.upstream import Standing
 from smtpproxy.upstream.standing import named
 
@@ -48,7 +47,7 @@ class Administration:
         return {
             "lookup": self.lookup,
             "metrics": self.metrics,
-            "reload": self.reload,
+            "reload": self._reloader.command,
             "shadows": self.shadows,
             "status": self.status,
             "tail": self.tail,
@@ -69,16 +68,6 @@ class Administration:
     async def metrics(self) -> Mapping[str, Any]:
         """All that is counted and measured (see `smtpproxy.metrics`)."""
         return self._metrics()
-
-    async def reload(self, force: bool = False) -> Mapping[str, Any]:
-        """Read everything anew, forget what databases said: what became of it."""
-        if not isinstance(force, bool):
-            raise ControlError("force must be true or false")
-        try:
-            outcome = await self._reloader.reload(force)
-        except Stopped:
-            raise ControlError("smtpproxy is stopping") from None
-        return {"taken": outcome.ok, "lines": [*outcome.lines, *outcome.warnings]}
 
     async def shadows(self) -> Mapping[str, Any]:
         """What shadows have said since the start."""

@@ -20,6 +20,8 @@ from twisted.protocols.basic import LineOnlyReceiver
 from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 
+from smtpproxy.config import Config
+from smtpproxy.faults import Fault, Faults
 from smtpproxy.feed import Feed
 from smtpproxy.request import ControlError, request
 from smtpproxy.tasks import start
@@ -119,6 +121,14 @@ class ControlSocket:
     def open(self, path: str) -> IListeningPort | None:
         """A port for `path`, None where it is there already or "" says none; raises OSError."""
         return self._listen(path) if path and path != self._path else None
+
+    def open_for(self, config: Config) -> IListeningPort | None:
+        """As `open`, for the path that `config` has; raises `Faults`."""
+        try:
+            return self.open(config.control)
+        except OSError as error:
+            text = f"{config.control}: cannot listen: {error.strerror or error}"
+            raise Faults([Fault(config.place("control"), text)]) from None
 
     def move(self, path: str, port: IListeningPort | None) -> None:
         """Listen at `path` from now on, with the port that was opened for it."""

@@ -8,8 +8,9 @@ many keys at once.
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
@@ -18,6 +19,7 @@ from twisted.python.failure import Failure
 
 from smtpproxy.faults import Faults
 from smtpproxy.periodic import Periodic
+from smtpproxy.request import ControlError
 from smtpproxy.tasks import start
 from smtpproxy.threads import Stopped, Threads, Wanted
 from smtpproxy.watched import MOST_TOLD, Watched
@@ -42,6 +44,14 @@ class Outcome:
     ok: bool
     lines: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+
+    def told(self) -> dict[str, Any]:
+        """All of it, as plain values."""
+        return {"taken": self.ok, "lines": [*self.lines, *self.warnings]}
+
+    def warning(self, text: str) -> Outcome:
+        """The same, with one more warning, unless that is ""."""
+        return replace(self, warnings=(*self.warnings, text)) if text else self
 
 
 Renew = Callable[[bool], Awaitable[Outcome]]  # with True, also what drops many keys; never raises
@@ -101,6 +111,15 @@ class Reloader:
             self._next = turn
             start(self._take_turn(turn))
         return await waiter
+
+    async def command(self, force: bool = False) -> Mapping[str, Any]:
+        """As `reload`, for who asks through the control socket; raises `ControlError`."""
+        if not isinstance(force, bool):
+            raise ControlError("force must be true or false")
+        try:
+            return (await self.reload(force)).told()
+        except Stopped:
+            raise ControlError("smtpproxy is stopping") from None
 
     async def _take_turn(self, turn: _Turn) -> None:
         await self._lock.acquire()

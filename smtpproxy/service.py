@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -250,7 +249,7 @@ class Proxy(Service):
     def _hang_up(self) -> None:
         """SIGHUP: read everything anew, and begin a new log file."""
         self.log.reopen()
-        start(self._administration.reload()).addErrback(self._failed)
+        start(self._reloader.command()).addErrback(self._failed)
 
     async def _renew(self, force: bool) -> Outcome:
         self._notify.reloading()
@@ -263,9 +262,8 @@ class Proxy(Service):
             self._warn()
             self._refreshing.reset()
             # Of several workers, the parent says it.
-            said = "" if self._worker else workers_stay(1, self._generation.config)
-            if said:
-                outcome = replace(outcome, warnings=(*outcome.warnings, said))
+            if not self._worker:
+                outcome = outcome.warning(workers_stay(1, self._generation.config))
         self._notify.ready("" if outcome.ok else "the last reload was not taken: see the log")
         return outcome
 

@@ -39,8 +39,7 @@ class Status:
 
     def reloaded(self, outcome: Outcome) -> None:
         """Something was read anew, or could not be."""
-        lines = [*outcome.lines, *outcome.warnings][:MOST_LINES]
-        self._reload = {"taken": outcome.ok, "lines": lines, "time": time.time()}
+        self._reload = last_reload(outcome)
 
     def report(self) -> dict[str, Any]:
         """All of it.  `time` is in seconds since 1970, everything else in seconds."""
@@ -79,6 +78,12 @@ class Status:
             "earlier": max(0, len(sessions) - generation.running),
             "list": [_session(each) for each in sessions.views(MOST_SESSIONS)],
         }
+
+
+def last_reload(outcome: Outcome) -> dict[str, Any]:
+    """What became of a reload just now."""
+    told = outcome.told()
+    return {**told, "lines": told["lines"][:MOST_LINES], "time": time.time()}
 
 
 def _session(view: View) -> dict[str, Any]:

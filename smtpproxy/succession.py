@@ -101,11 +101,7 @@ class Succession:
             if config.log != old.config.log:
                 log = log_of(config, self._lasting.reactor.callLater)
                 undo.callback(log.close)
-            try:
-                port = self._control.open(config.control)
-            except OSError as error:
-                text = f"{config.control}: cannot listen: {error.strerror or error}"
-                raise Faults([Fault(config.place("control"), text)]) from None
+            port = self._control.open_for(config)
             if port is not None:
                 undo.callback(port.stopListening)
             page = self._web.open(config)

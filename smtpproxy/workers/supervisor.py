@@ -8,7 +8,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -33,9 +32,10 @@ from smtpproxy.notify import Notify
 from smtpproxy.periodic import Periodic
 from smtpproxy.reload import Outcome, Reloader
 from smtpproxy.sockets import listen_privately
+from smtpproxy.status import last_reload
 from smtpproxy.succession import STAYS, log_of
 from smtpproxy.tasks import start
-from smtpproxy.threads import Stopped, Threads
+from smtpproxy.threads import Threads
 from smtpproxy.web.listener import Web
 from smtpproxy.workers.asking import Asker
 from smtpproxy.workers.commands import Commands
@@ -234,32 +234,23 @@ class Supervisor(Service):
 
     def commands(self) -> dict[str, Command]:
         """By name; what is not the parent's own, workers answer."""
-        return {**self._commands.by_name(), "reload": self.reload, "status": self.status}
+        return {**self._commands.by_name(), "reload": self._reloader.command, "status": self.status}
 
     def _hang_up(self) -> None:
         """SIGHUP: read everything anew, and begin a new log file."""
         self._reopen()
-        start(self.reload()).addErrback(self._failed)
+        start(self._reloader.command()).addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> None:
         if not failure.check(ControlError):  # type: ignore[no-untyped-call]
             log.failure("reloading failed", failure=failure)
 
-    async def reload(self, force: bool = False) -> Mapping[str, Any]:
-        """Have every worker read everything anew, or none."""
-        if not isinstance(force, bool):
-            raise ControlError("force must be true or false")
-        try:
-            outcome = await self._reloader.reload(force)
-        except Stopped:
-            raise ControlError("smtpproxy is stopping") from None
-        return {"taken": outcome.ok, "lines": list(outcome.lines)}
-
     def _reloaded(self, outcome: Outcome) -> None:
         """Workers have logged what became of it, where they were asked."""
         self._process.reloaded(outcome.ok)
-        refused = {"taken": False, "lines": list(outcome.lines), "time": time.time()}
-        self._refused = None if outcome.ok else refused
+        self._refused = None if outcome.ok else last_reload(outcome)
+        for warning in outcome.warnings:
+            self._log.note(Level.WARNING, warning)
 
     async def status(self) -> Mapping[str, Any]:
         """As workers have it; what the parent refused, they have not heard of.
@@ -294,7 +285,7 @@ class Supervisor(Service):
                 if config.log != self._config.log:
                     log = log_of(config, self._reactor.callLater)
                     undo.callback(log.close)
-                port = self._control_port(config)
+                port = self._control.open_for(config)
                 if port is not None:
                     undo.callback(port.stopListening)
                 page = self._web.open(config)
@@ -316,18 +307,7 @@ class Supervisor(Service):
         self._web.move(page)
         if log is not None:
             self._log.become(log)
-        text = workers_stay(self._workers, config)
-        if not text:
-            return outcome
-        self._log.note(Level.WARNING, text)
-        return Outcome(True, (*outcome.lines, text))
-
-    def _control_port(self, config: Config) -> IListeningPort | None:
-        try:
-            return self._control.open(config.control)
-        except OSError as error:
-            text = f"{config.control}: cannot listen: {error.strerror or error}"
-            raise Faults([Fault(config.place("control"), text)]) from None
+        return outcome.warning(workers_stay(self._workers, config))
 
 
 def _exit_with_fault() -> None:
