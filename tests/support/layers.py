@@ -57,6 +57,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         "opening",
         "parts",
         "periodic",
+        "program",
         "recent",
         "redaction",
         "reload",
