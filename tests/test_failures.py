@@ -18,7 +18,9 @@ from smtpproxy.smtp.replies import Reply
 from smtpproxy.upstream import errors
 from tests.support.dialogue import (
     CLIENT,
+    FIRST_RCPT,
     GREETING,
+    MAIL,
     ONE,
     TWO,
     Settings,
@@ -35,9 +37,6 @@ SEVERAL = {"mx.test": ["192.0.2.1", "192.0.2.2", "192.0.2.3"]}
 UNREACHABLE = "451 4.4.1 The server of this recipient is not reachable"
 LOST = "451 4.4.2 The connection to the server of this recipient was lost"
 STOPS = "421 4.3.2 mx.example.net is shutting down"
-
-MAIL = "C: MAIL FROM:<s@example.org>\nS: 250 2.1.0 Ok\n"
-FIRST_RCPT = MAIL + "C: RCPT TO:<a@example.com>\n"
 
 
 def replayed(number: int = 1) -> str:

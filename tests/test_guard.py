@@ -19,7 +19,17 @@ from smtpproxy.relay import Verdict, guard
 from smtpproxy.relay.guard import ENOUGH, FAIR, MOST, NEARLY_ALL, RECENT, Watch, turned
 from smtpproxy.routing import Row, Server, Upstream
 from smtpproxy.smtp.replies import Reply, clean
-from tests.support.dialogue import GREETING, ONE, TWO, Settings, World, upstream, upstream_greets
+from tests.support.dialogue import (
+    BOUND,
+    GREETING,
+    MAIL,
+    ONE,
+    TWO,
+    Settings,
+    World,
+    upstream,
+    upstream_greets,
+)
 from tests.support.mail_server import MailServer
 from tests.support.proxy import Proxy, row
 
@@ -273,11 +283,9 @@ def doubted(routes=None, **settings) -> World:
     return world.play(GREETING) if not settings.get("lmtp") else world
 
 
-MAIL = "C: MAIL FROM:<s@example.org>\nS: 250 2.1.0 Ok\n"
 TO_ONE = (
     f"{MAIL}\nC: RCPT TO:<a@example.com>\n{upstream_greets(1)}\nP1: MAIL FROM:<s@example.org>\n"
 )
-BOUND = f"{TO_ONE}\nU1: 250 fine\nP1: RCPT TO:<a@example.com>\nU1: 250 fine\nS: 250 fine\n"
 
 
 def test_a_recipient_that_is_refused() -> None:

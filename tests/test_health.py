@@ -9,17 +9,20 @@ from smtpproxy.routing import Identity, Server, Tls, Upstream
 from smtpproxy.upstream import PoolLimits
 from smtpproxy.upstream.checks import AT_ONCE
 from smtpproxy.upstream.health import FALL, FIRST, LATE, MOST, SLOW, UNWANTED, Health
-from tests.support.dialogue import GREETING, Settings, World, upstream, upstream_greets
+from tests.support.dialogue import (
+    FIRST_RCPT,
+    GREETING,
+    Settings,
+    World,
+    replayed,
+    upstream,
+    upstream_greets,
+)
 
 HOSTS = {"a.test": ["192.0.2.1"], "b.test": ["192.0.2.2"], "MX d.test": ["a.test", "b.test"]}
 BOTH = upstream("a.test", "b.test")
 A = Server("a.test")
 
-RCPT = """
-    C: MAIL FROM:<s@example.org>
-    S: 250 2.1.0 Ok
-    C: RCPT TO:<a@example.com>
-"""
 RESET = "C: RSET\nS: 250 2.0.0 Ok\n"
 UNREACHABLE = "451 4.4.1 The server of this recipient is not reachable"
 
@@ -32,11 +35,7 @@ def taken(number: int) -> str:
     """Upstream `number` greets, takes the recipient, and is left."""
     return f"""
         {upstream_greets(number)}
-        P{number}: MAIL FROM:<s@example.org>
-        U{number}: 250 fine
-        P{number}: RCPT TO:<a@example.com>
-        U{number}: 250 fine
-        S: 250 fine
+        {replayed(number)}
         U{number} gone
         {RESET}
     """
@@ -51,7 +50,7 @@ def fails(world: World, address: str, connections: int) -> None:
     """It refuses mail until it is down; the other server takes all of it."""
     world.unreachable.add(address)
     for number in range(connections, connections + FALL):
-        world.play(f"{RCPT}\n{taken(number)}")
+        world.play(f"{FIRST_RCPT}\n{taken(number)}")
 
 
 def refused(world: World) -> list[tuple[str, str]]:
@@ -181,7 +180,7 @@ def test_one_that_is_down_costs_mail_no_attempt() -> None:
     world = started()
     fails(world, "192.0.2.1", 1)
     assert len(refused(world)) == FALL
-    world.play(f"{RCPT}\nU4 connected to 192.0.2.2\n{taken(4)}")
+    world.play(f"{FIRST_RCPT}\nU4 connected to 192.0.2.2\n{taken(4)}")
     assert len(refused(world)) == FALL, "it was tried"
     assert world.notes == [(False, "a.test:25 at 192.0.2.1 is down: Connection refused")]
 
@@ -189,8 +188,8 @@ def test_one_that_is_down_costs_mail_no_attempt() -> None:
 def test_one_that_says_nothing_costs_one_client_its_time() -> None:
     world = started()
     world.silent.add("192.0.2.1")
-    world.play(f"{RCPT}\nwait 31s\nU1 connected to 192.0.2.2\n{taken(1)}")
-    world.play(f"{RCPT}\nU2 connected to 192.0.2.2\n{taken(2)}")
+    world.play(f"{FIRST_RCPT}\nwait 31s\nU1 connected to 192.0.2.2\n{taken(1)}")
+    world.play(f"{FIRST_RCPT}\nU2 connected to 192.0.2.2\n{taken(2)}")
     assert [text for _, text in world.notes] == [
         "a.test:25 at 192.0.2.1 is down: not done within 30 s"
     ]
@@ -204,7 +203,7 @@ def test_a_check_brings_it_back() -> None:
     assert [text for _, text in world.notes[1:]] == [
         "a.test:25 at 192.0.2.1 is up again, after 6 s"
     ]
-    world.play(f"{RCPT}\nU5 connected to 192.0.2.1\n{taken(5)}")
+    world.play(f"{FIRST_RCPT}\nU5 connected to 192.0.2.1\n{taken(5)}")
     world.play("wait 4m")
     assert len(world.upstreams) == 5, "it is asked no more"
     assert not len(world.slots)
@@ -238,35 +237,39 @@ def test_the_only_one_is_tried_where_it_fails_at_once() -> None:
     world = started(upstream("a.test"))
     world.unreachable.add("192.0.2.1")
     for _ in range(FALL + 1):
-        world.play(f"{RCPT}\nS: {UNREACHABLE}\n{RESET}")
+        world.play(f"{FIRST_RCPT}\nS: {UNREACHABLE}\n{RESET}")
     assert len(refused(world)) == FALL + 1
     world.unreachable.clear()
-    world.play(f"{RCPT}\n{taken(1)}")
+    world.play(f"{FIRST_RCPT}\n{taken(1)}")
     assert [well for well, _ in world.notes] == [False, True]
 
 
 def test_the_only_one_that_says_nothing_is_not_waited_for_again() -> None:
     world = started(upstream("a.test"))
-    world.play(f"{RCPT}\nU1 connected to 192.0.2.1\nwait 241s\nP1 cut\nS: {UNREACHABLE}\n{RESET}")
+    world.play(
+        f"{FIRST_RCPT}\nU1 connected to 192.0.2.1\nwait 241s\nP1 cut\nS: {UNREACHABLE}\n{RESET}"
+    )
     assert [text for _, text in world.notes] == [
         "a.test:25 at 192.0.2.1 is down: no answer in 240 s"
     ]
-    world.play(f"{RCPT}\nS: {UNREACHABLE}\n{RESET}")
+    world.play(f"{FIRST_RCPT}\nS: {UNREACHABLE}\n{RESET}")
     *_, last = world.said(Refused)
     assert last.error.startswith("a.test:25 at 192.0.2.1 is down for ")
     world.play(f"wait 5s\nU2 connected to 192.0.2.1\n{asked(2)}")
-    world.play(f"{RCPT}\nU3 connected to 192.0.2.1\n{taken(3)}")
+    world.play(f"{FIRST_RCPT}\nU3 connected to 192.0.2.1\n{taken(3)}")
 
 
 def test_a_client_that_leaves_early_says_nothing_of_the_upstream() -> None:
     world = started(upstream("a.test"))
-    world.play(f"{RCPT}\nU1 connected to 192.0.2.1\nwait 15s\nC gone\nP1 cut")
+    world.play(f"{FIRST_RCPT}\nU1 connected to 192.0.2.1\nwait 15s\nC gone\nP1 cut")
     assert not world.health
 
 
 def test_too_little_time_says_nothing_of_the_upstream() -> None:
     world = started(upstream("a.test"), recipient_time=4.0)
-    world.play(f"{RCPT}\nU1 connected to 192.0.2.1\nwait 5s\nP1 cut\nS: {UNREACHABLE}\n{RESET}")
+    world.play(
+        f"{FIRST_RCPT}\nU1 connected to 192.0.2.1\nwait 5s\nP1 cut\nS: {UNREACHABLE}\n{RESET}"
+    )
     assert not world.health
 
 
@@ -274,7 +277,7 @@ def test_what_is_said_of_a_client_says_nothing_of_the_upstream() -> None:
     world = started()
     for number in range(1, FALL + 2):
         world.play(f"""
-            {RCPT}
+            {FIRST_RCPT}
             {upstream_greets(number, "XCLIENT ADDR")}
             P{number}: XCLIENT ADDR=192.0.2.9
             U{number}: 421 4.7.0 not you
@@ -291,7 +294,7 @@ def test_an_upstream_that_hangs_up_on_a_client_may_mean_that_client() -> None:
     world = started(upstream("a.test"))
     for number in range(1, FALL + 2):
         world.play(f"""
-            {RCPT}
+            {FIRST_RCPT}
             {upstream_greets(number, "XCLIENT ADDR")}
             P{number}: XCLIENT ADDR=192.0.2.9
             U{number} gone
@@ -305,7 +308,7 @@ def test_a_recipient_or_a_message_says_nothing_of_the_upstream() -> None:
     world = started(upstream("a.test"))
     for number in range(1, FALL + 2):
         world.play(f"""
-            {RCPT}
+            {FIRST_RCPT}
             {upstream_greets(number)}
             P{number}: MAIL FROM:<s@example.org>
             U{number}: 250 fine
@@ -322,7 +325,7 @@ def test_behind_a_proxy_header_a_client_may_be_meant_so_it_is_asked() -> None:
     header = "PROXY TCP4 192.0.2.9 198.51.100.1 40000 25"
     for number in range(1, FALL + 2):
         world.play(f"""
-            {RCPT}
+            {FIRST_RCPT}
             P{number}: {header}
             U{number}: 554 5.7.1 you are on a list
             P{number} cut
@@ -347,7 +350,7 @@ def test_a_certificate_that_does_not_verify_is_an_answer() -> None:
     world = started(upstream("a.test", tls=Tls.ENCRYPT))
     for number in range(1, FALL + 2):
         world.play(f"""
-            {RCPT}
+            {FIRST_RCPT}
             {upstream_greets(number)}
             P{number}: QUIT
             S: 451 4.7.4 The server of this recipient does not offer TLS
@@ -359,9 +362,9 @@ def test_a_certificate_that_does_not_verify_is_an_answer() -> None:
 def test_the_loop_to_ourselves_is_for_now_where_another_is_down() -> None:
     world = started()
     world.silent.add("192.0.2.1")
-    world.play(f"{RCPT}\nwait 31s\nU1 connected to 192.0.2.2\n{taken(1)}")
+    world.play(f"{FIRST_RCPT}\nwait 31s\nU1 connected to 192.0.2.2\n{taken(1)}")
     world.ourselves.add("192.0.2.2")
-    world.play(f"{RCPT}\nS: {UNREACHABLE}\n{RESET}")
+    world.play(f"{FIRST_RCPT}\nS: {UNREACHABLE}\n{RESET}")
 
 
 def test_not_more_than_some_are_asked_at_once() -> None:
@@ -390,9 +393,9 @@ def test_a_check_that_says_nothing_is_no_reason_to_hurry() -> None:
 def test_a_backup_is_not_kept_while_the_first_is_down() -> None:
     world = started(pool=PoolLimits(idle=100.0, age=1000.0, uses=10, each=5))
     world.silent.add("192.0.2.1")
-    world.play(f"{RCPT}\nwait 31s\nU1 connected to 192.0.2.2\n{taken(1)}")
+    world.play(f"{FIRST_RCPT}\nwait 31s\nU1 connected to 192.0.2.2\n{taken(1)}")
     world.play(f"""
-        {RCPT}
+        {FIRST_RCPT}
         {upstream_greets(2)}
         P2: MAIL FROM:<s@example.org>
         U2: 250 fine

@@ -16,9 +16,11 @@ from smtpproxy.routing import Identity, Row, Tls
 from smtpproxy.smtp.proxy_header import version1, version2
 from tests.support.dialogue import (
     CLIENT,
+    FIRST_RCPT,
     GREETING,
     NOW,
     ONE,
+    REPLAYED,
     Settings,
     World,
     upstream,
@@ -31,18 +33,6 @@ HEADERS = {
     Identity.PROXY1: version1,
     Identity.PROXY2: version2,
 }
-FIRST_RCPT = """
-    C: MAIL FROM:<s@example.org>
-    S: 250 2.1.0 Ok
-    C: RCPT TO:<a@example.com>
-"""
-REPLAYED = """
-    P1: MAIL FROM:<s@example.org>
-    U1: 250 fine
-    P1: RCPT TO:<a@example.com>
-    U1: 250 fine
-    S: 250 fine
-"""
 
 
 def started(identity: Identity, tls: Tls = Tls.MAY, **settings) -> World:

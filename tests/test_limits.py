@@ -16,8 +16,10 @@ from smtpproxy.smtp.commands import Plain, Verb
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.smtp.server import Refusal, ServerConnection
 from tests.support.dialogue import (
+    BOUND,
     CLIENT,
     GREETING,
+    MAIL,
     ONE,
     TWO,
     Settings,
@@ -30,7 +32,6 @@ ROUTES = {"example.com": ONE, "example.net": TWO}
 FROM_YOU = "421 4.7.0 Too many connections from your address"
 TOO_OFTEN = "421 4.7.0 Too many new connections from your address"
 CROWDED = "451 4.4.5 Too many wait for their server; try again later"
-MAIL = "C: MAIL FROM:<s@example.org>\nS: 250 2.1.0 Ok\n"
 
 
 def limits(**values: Any) -> ConnectionLimits:
@@ -310,18 +311,6 @@ def test_commands() -> None:
     said = sends(it, *["NOOP"] * 9)
     assert said == ["250 2.0.0 Ok"] * 3 + ["421 4.7.0 Too many commands"]
     assert ended(it) == "too many commands"
-
-
-BOUND = f"""
-    {MAIL}
-    C: RCPT TO:<a@example.com>
-    {upstream_greets(1)}
-    P1: MAIL FROM:<s@example.org>
-    U1: 250 fine
-    P1: RCPT TO:<a@example.com>
-    U1: 250 fine
-    S: 250 fine
-"""
 
 
 def test_the_last_command_may_be_data() -> None:

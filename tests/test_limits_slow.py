@@ -7,23 +7,11 @@ import pytest
 from smtpproxy.events import Disconnected, TransactionEnded
 from smtpproxy.listener import SessionLimits
 from smtpproxy.smtp.content import HeaderSection
-from tests.support.dialogue import GREETING, ONE, Settings, World, announcing, upstream_greets
+from tests.support.dialogue import BOUND, GREETING, ONE, Settings, World, announcing
 from tests.support.wire import every_way
 
 LATE = "S: 421 4.4.2 Timeout, closing the connection\nS closed"
 DRIPS = "content came at less than 500 octets a second"
-
-BOUND = f"""
-    C: MAIL FROM:<s@example.org>
-    S: 250 2.1.0 Ok
-    C: RCPT TO:<a@example.com>
-    {upstream_greets(1)}
-    P1: MAIL FROM:<s@example.org>
-    U1: 250 fine
-    P1: RCPT TO:<a@example.com>
-    U1: 250 fine
-    S: 250 fine
-"""
 DATA = "C: DATA\nP1: DATA\nU1: 354 go\nS: 354 go\n"
 
 

@@ -17,18 +17,13 @@ from smtpproxy.routing import Identity, Tls, Upstream, parse_servers
 from smtpproxy.stream import Disconnected, Stream
 from smtpproxy.transport import Poll
 from smtpproxy.upstream import SocketDial
-from tests.support.dialogue import GREETING, World
+from tests.support.dialogue import FIRST_RCPT, GREETING, World
 from tests.support.trial import TestCase
 
 HELO_GREETING = """
     S: 220 mx.example.net ESMTP smtpproxy
     C: HELO client.example.com
     S: 250 mx.example.net
-"""
-FIRST_RCPT = """
-    C: MAIL FROM:<s@example.org>
-    S: 250 2.1.0 Ok
-    C: RCPT TO:<a@example.com>
 """
 MESSAGE = r"""
     P1: MAIL FROM:<s@example.org>

@@ -34,8 +34,10 @@ from smtpproxy.smtp.paths import Path
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.tasks import start
 from tests.support.dialogue import (
+    BOUND,
     CLIENT,
     GREETING,
+    MAIL,
     ONE,
     TWO,
     Routes,
@@ -50,17 +52,6 @@ from tests.support.metrics import Told, counted, told
 
 MX = replace(CLIENT, listener=":25")
 ROUTES: Routes = {"example.com": ONE, "example.net": TWO, "later.test": TryAgain("it is down")}
-MAIL = "C: MAIL FROM:<s@example.org>\nS: 250 2.1.0 Ok\n"
-BOUND = f"""
-    {MAIL}
-    C: RCPT TO:<a@example.com>
-    {upstream_greets(1)}
-    P1: MAIL FROM:<s@example.org>
-    U1: 250 fine
-    P1: RCPT TO:<a@example.com>
-    U1: 250 fine
-    S: 250 fine
-"""
 MESSAGE = r"""
     C: DATA
     P1: DATA

@@ -57,6 +57,17 @@ def rcpt(proxy: Proxy, address: str = "a@example.com") -> int:
         return client.rcpt(address)[0]
 
 
+def sqlite_routes(folder: Path, server: str) -> tuple[Path, dict[str, Any]]:
+    """A database that has a row for example.com, and a mapping that asks it."""
+    database = folder / "routes.db"
+    with sqlite3.connect(database) as made:
+        made.execute("CREATE TABLE routes (pattern TEXT, server TEXT, tls_verify TEXT)")
+        made.execute("INSERT INTO routes VALUES ('example.com', ?, 'false')", [server])
+    made.close()
+    query = "SELECT server, tls_verify FROM routes WHERE pattern = ?"
+    return database, {"type": "sqlite", "file": database.name, "query": query}
+
+
 # What is taken
 
 
@@ -159,13 +170,8 @@ def test_a_mapping_that_stays_is_taken_over_with_what_it_remembers(
     folder: Path, one: MailServer
 ) -> None:
     """The database is gone meanwhile: what it said before counts as long as it may."""
-    database = folder / "routes.db"
-    with sqlite3.connect(database) as made:
-        made.execute("CREATE TABLE routes (pattern TEXT, server TEXT, tls_verify TEXT)")
-        made.execute("INSERT INTO routes VALUES ('example.com', ?, 'false')", [one.server])
-    made.close()
-    query = "SELECT server, tls_verify FROM routes WHERE pattern = ?"
-    mapping = {"type": "sqlite", "file": "routes.db", "query": query, "stale_for": "1h"}
+    database, mapping = sqlite_routes(folder, one.server)
+    mapping["stale_for"] = "1h"
     with Proxy(folder, [], mappings=[mapping]) as proxy:
         assert rcpt(proxy) == 250
         with sqlite3.connect(database) as made:
@@ -328,13 +334,7 @@ def test_many_at_once_are_taken_in_turn(folder: Path, one: MailServer) -> None:
 
 
 def test_what_a_session_was_served_by_goes_with_it(folder: Path, one: MailServer) -> None:
-    database = folder / "routes.db"
-    with sqlite3.connect(database) as made:
-        made.execute("CREATE TABLE routes (pattern TEXT, server TEXT, tls_verify TEXT)")
-        made.execute("INSERT INTO routes VALUES ('example.com', ?, 'false')", [one.server])
-    made.close()
-    query = "SELECT server, tls_verify FROM routes WHERE pattern = ?"
-    mapping = {"type": "sqlite", "file": "routes.db", "query": query}
+    database, mapping = sqlite_routes(folder, one.server)
     with Proxy(folder, [row("*", one.server)], mappings=[mapping]) as proxy:
 
         def connections() -> list[str]:
@@ -362,19 +362,13 @@ def test_threads_and_descriptors_of_what_is_replaced_are_let_go(
     folder: Path, one: MailServer
 ) -> None:
     """Also where a reload fails."""
-    database = folder / "routes.db"
-    with sqlite3.connect(database) as made:
-        made.execute("CREATE TABLE routes (pattern TEXT, server TEXT, tls_verify TEXT)")
-        made.execute("INSERT INTO routes VALUES ('example.com', ?, 'false')", [one.server])
-    made.close()
-    query = "SELECT server, tls_verify FROM routes WHERE pattern = ?"
+    _, mapping = sqlite_routes(folder, one.server)
 
     def used(proxy: Proxy) -> tuple[int, int]:
         found = Path(f"/proc/{proxy.pid}")
         return len(list((found / "fd").iterdir())), len(list((found / "task").iterdir()))
 
     def again(proxy: Proxy, number: int) -> None:
-        mapping = {"type": "sqlite", "file": "routes.db", "query": query}
         mapping["stale_for"] = f"{number + 1}m"  # so that none is taken over
         proxy.configure(mappings=[mapping], log={})
         assert reload(proxy)[0]

@@ -21,6 +21,7 @@ from smtpproxy.upstream import BROKEN_REPLY, Unreachable
 from tests.support.dialogue import (
     CLIENT,
     GREETING,
+    MAIL,
     ONE,
     TWO,
     Settings,
@@ -33,7 +34,6 @@ from tests.support.log_events import DIFFERS, SENT
 SHADOW = upstream("192.0.2.7")
 ROUTES = {"example.com": Row(ONE, shadow=SHADOW), "example.net": TWO}
 
-MAIL = "C: MAIL FROM:<s@example.org>\nS: 250 2.1.0 Ok\n"
 BOUND = f"""
     {MAIL}
     C: RCPT TO:<a@example.com>

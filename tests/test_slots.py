@@ -23,18 +23,19 @@ from smtpproxy.upstream.errors import Busy
 from smtpproxy.upstream.pool import QUEUE_TIME
 from tests.support.dialogue import (
     CLIENT,
+    FIRST_RCPT,
     GREETING,
     ONE,
     TWO,
     MemoryTransport,
     Settings,
     World,
+    replayed,
     upstream,
     upstream_greets,
 )
 
 BUSY = "451 4.4.5 The server of this recipient is busy"
-RCPT = "C: MAIL FROM:<s@example.org>\nS: 250 2.1.0 Ok\nC: RCPT TO:<a@example.com>\n"
 
 
 # The slots alone
@@ -132,14 +133,7 @@ def limited(most: int, **keeps: Any) -> World:
 
 
 def taken(number: int) -> str:
-    return f"""
-        {upstream_greets(number)}
-        P{number}: MAIL FROM:<s@example.org>
-        U{number}: 250 fine
-        P{number}: RCPT TO:<a@example.com>
-        U{number}: 250 fine
-        S: 250 fine
-    """
+    return upstream_greets(number) + replayed(number)
 
 
 def second(world: World, address: str = "192.0.2.10") -> MemoryTransport:
@@ -150,9 +144,9 @@ def second(world: World, address: str = "192.0.2.10") -> MemoryTransport:
 
 
 def test_a_session_waits_for_a_connection_less() -> None:
-    world = limited(1).play(GREETING + RCPT + taken(1))
+    world = limited(1).play(GREETING + FIRST_RCPT + taken(1))
     first = second(world)
-    world.play(RCPT)
+    world.play(FIRST_RCPT)
     assert (world.slots.taken(ONE), world.slots.waiting(ONE)) == (1, 1)
     first.lose()
     world.play("P1: QUIT")
@@ -161,24 +155,26 @@ def test_a_session_waits_for_a_connection_less() -> None:
 
 
 def test_but_not_for_long() -> None:
-    world = limited(1).play(GREETING + RCPT + taken(1))
+    world = limited(1).play(GREETING + FIRST_RCPT + taken(1))
     second(world)
-    world.play(f"{RCPT}\nwait {QUEUE_TIME - 1:.0f}s\nwait 2s\nS: {BUSY}\nC: RSET\nS: 250 2.0.0 Ok")
+    world.play(
+        f"{FIRST_RCPT}\nwait {QUEUE_TIME - 1:.0f}s\nwait 2s\nS: {BUSY}\nC: RSET\nS: 250 2.0.0 Ok"
+    )
     (refused,) = world.said(Refused)
     assert (refused.by, refused.error) == (Side.PROXY, "all 1 connections are in use")
     assert not world.slots.waiting(ONE)
 
 
 def test_who_leaves_while_waiting_leaves_the_line() -> None:
-    world = limited(1).play(GREETING + RCPT + taken(1))
+    world = limited(1).play(GREETING + FIRST_RCPT + taken(1))
     second(world)
-    world.play(f"{RCPT}\nC gone")
+    world.play(f"{FIRST_RCPT}\nC gone")
     assert not world.slots.waiting(ONE)
 
 
 def test_one_that_is_kept_makes_room() -> None:
     """It was told of another client, and cannot serve this one."""
-    world = limited(1, idle=100.0).play(GREETING + RCPT)
+    world = limited(1, idle=100.0).play(GREETING + FIRST_RCPT)
     world.play(f"""
         {upstream_greets(1, "XCLIENT ADDR")}
         P1: XCLIENT ADDR=192.0.2.9
@@ -192,13 +188,15 @@ def test_one_that_is_kept_makes_room() -> None:
     """)
     assert world.pool.kept(ONE) == 1
     second(world)
-    world.play(f"{RCPT}\nP1: QUIT\nU1: 221 bye\nU1 gone\nU2 connected to 192.0.2.1\n{taken(2)}")
+    world.play(
+        f"{FIRST_RCPT}\nP1: QUIT\nU1: 221 bye\nU1 gone\nU2 connected to 192.0.2.1\n{taken(2)}"
+    )
 
 
 def test_none_is_kept_while_somebody_waits() -> None:
-    world = limited(1, idle=100.0).play(GREETING + RCPT + taken(1))
+    world = limited(1, idle=100.0).play(GREETING + FIRST_RCPT + taken(1))
     first = second(world)
-    world.play(f"{RCPT}")
+    world.play(f"{FIRST_RCPT}")
     first.deliver(b"RSET\r\n")
     world.play("P1: RSET\nU1: 250 reset")
     first.said.clear()
@@ -209,7 +207,7 @@ def test_none_is_kept_while_somebody_waits() -> None:
 
 def test_those_made_ahead_count_and_do_not_wait() -> None:
     world = limited(2, idle=100.0, ready=5)
-    world.play(f"{GREETING}{RCPT}{upstream_greets(1)}\nP1: MAIL FROM:<s@example.org>")
+    world.play(f"{GREETING}{FIRST_RCPT}{upstream_greets(1)}\nP1: MAIL FROM:<s@example.org>")
     assert len(world.upstreams) == 2
     assert world.slots.taken(ONE) == 2
     world.upstream(2).lose()

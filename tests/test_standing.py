@@ -15,7 +15,15 @@ from smtpproxy.upkeep import Upkeep
 from smtpproxy.upstream import Learnt, PoolLimits, Standing, Standings
 from smtpproxy.upstream.health import SLOW
 from smtpproxy.upstream.standing import named
-from tests.support.dialogue import GREETING, Settings, World, upstream, upstream_greets
+from tests.support.dialogue import (
+    FIRST_RCPT,
+    GREETING,
+    Settings,
+    World,
+    replayed,
+    upstream,
+    upstream_greets,
+)
 
 HOSTS = {"a.test": ["192.0.2.1"], "b.test": ["192.0.2.2"], "MX d.test": ["a.test", "b.test"]}
 BOTH = upstream("a.test", "b.test")
@@ -24,7 +32,6 @@ KEEPS = PoolLimits(idle=100.0, age=1000.0, uses=10, each=5)
 DRAIN, MAINTENANCE, ENABLED = Standing.DRAIN, Standing.MAINTENANCE, Standing.ENABLED
 
 IN_MAINTENANCE = "451 4.3.2 The server of this recipient is in maintenance"
-RCPT = "C: MAIL FROM:<s@example.org>\nS: 250 2.1.0 Ok\nC: RCPT TO:<a@example.com>\n"
 RESET = "C: RSET\nS: 250 2.0.0 Ok\n"
 
 
@@ -32,15 +39,8 @@ def started(to: Upstream = BOTH, **settings) -> World:
     return World({"example.com": to}, dict(HOSTS), Settings(checks=True, **settings)).play(GREETING)
 
 
-def replayed(number: int, greets: bool = True) -> str:
-    return f"""
-        {upstream_greets(number) if greets else ""}
-        P{number}: MAIL FROM:<s@example.org>
-        U{number}: 250 fine
-        P{number}: RCPT TO:<a@example.com>
-        U{number}: 250 fine
-        S: 250 fine
-    """
+def taken(number: int) -> str:
+    return upstream_greets(number) + replayed(number)
 
 
 def reset(number: int) -> str:
@@ -102,11 +102,11 @@ def test_a_domain_with_mx_records_and_each_of_their_hosts() -> None:
 def test_another_server_takes_its_mail(to: Upstream, standing: Standing) -> None:
     world = started(to)
     world.standings.set("a.test:25", standing)
-    world.play(f"{RCPT}\nU1 connected to 192.0.2.2\n{replayed(1)}{reset(1)}")
+    world.play(f"{FIRST_RCPT}\nU1 connected to 192.0.2.2\n{taken(1)}{reset(1)}")
     world.standings.set("a.test:25", ENABLED)
     world.play("C: QUIT\nP1: QUIT\nS: 221 2.0.0 Bye")
     world.client = world.connect()
-    world.play(f"{GREETING}{RCPT}\nU2 connected to 192.0.2.1")
+    world.play(f"{GREETING}{FIRST_RCPT}\nU2 connected to 192.0.2.1")
 
 
 @pytest.mark.parametrize("to", [BOTH, MX])
@@ -115,7 +115,7 @@ def test_with_no_other_mail_waits_with_its_client(to: Upstream, standing: Standi
     world = started(to)
     for name in ("a.test:25", "b.test:25"):
         world.standings.set(name, standing)
-    world.play(f"{RCPT}\nS: {IN_MAINTENANCE}\n{RESET}")
+    world.play(f"{FIRST_RCPT}\nS: {IN_MAINTENANCE}\n{RESET}")
     assert not world.upstreams
     (refused,) = world.said(Refused)
     assert refused.by is Side.PROXY
@@ -124,32 +124,32 @@ def test_with_no_other_mail_waits_with_its_client(to: Upstream, standing: Standi
 def test_all_servers_of_an_upstream_at_once() -> None:
     world = started()
     world.standings.set("a.test:25,b.test:25", DRAIN)
-    world.play(f"{RCPT}\nS: {IN_MAINTENANCE}\n{RESET}")
+    world.play(f"{FIRST_RCPT}\nS: {IN_MAINTENANCE}\n{RESET}")
 
 
 def test_ourselves_is_no_reason_to_bounce_while_another_is_in_maintenance() -> None:
     world = started()
     world.ourselves.add("192.0.2.2")
     world.standings.set("a.test:25", MAINTENANCE)
-    world.play(f"{RCPT}\nS: {IN_MAINTENANCE}\n{RESET}")
+    world.play(f"{FIRST_RCPT}\nS: {IN_MAINTENANCE}\n{RESET}")
 
 
 def test_a_failing_server_is_told_of_before_one_in_maintenance() -> None:
     world = started()
     world.unreachable.add("192.0.2.2")
     world.standings.set("a.test:25", MAINTENANCE)
-    world.play(f"{RCPT}\nS: 451 4.4.1 The server of this recipient is not reachable\n{RESET}")
+    world.play(f"{FIRST_RCPT}\nS: 451 4.4.1 The server of this recipient is not reachable\n{RESET}")
 
 
 def test_a_session_goes_on_with_a_server_that_drains() -> None:
-    world = started().play(RCPT + replayed(1))
+    world = started().play(FIRST_RCPT + taken(1))
     world.standings.set("a.test:25", DRAIN)
-    world.play(f"{reset(1)}{RCPT}{replayed(1, greets=False)}{reset(1)}")
+    world.play(f"{reset(1)}{FIRST_RCPT}{replayed(1)}{reset(1)}")
     assert len(world.upstreams) == 1
 
 
 def test_a_message_in_hand_goes_on_at_a_server_in_maintenance_and_the_next_does_not() -> None:
-    world = started().play(RCPT + replayed(1))
+    world = started().play(FIRST_RCPT + taken(1))
     world.standings.set("a.test:25", MAINTENANCE)
     world.play("""
         C: DATA
@@ -162,22 +162,22 @@ def test_a_message_in_hand_goes_on_at_a_server_in_maintenance_and_the_next_does_
         P1:
         P1: .
     """)
-    world.play(f"U1: 250 taken\nS: 250 taken\n{RCPT}\nP1: QUIT\nU2 connected to 192.0.2.2")
-    world.play(replayed(2))
+    world.play(f"U1: 250 taken\nS: 250 taken\n{FIRST_RCPT}\nP1: QUIT\nU2 connected to 192.0.2.2")
+    world.play(taken(2))
 
 
 def test_a_session_between_two_messages_parts_from_a_server_in_maintenance() -> None:
-    world = started().play(RCPT + replayed(1) + reset(1))
+    world = started().play(FIRST_RCPT + taken(1) + reset(1))
     world.standings.set("a.test:25", MAINTENANCE)
-    world.play(f"P1 cut\n{RCPT}\nU2 connected to 192.0.2.2\n{replayed(2)}")
+    world.play(f"P1 cut\n{FIRST_RCPT}\nU2 connected to 192.0.2.2\n{taken(2)}")
 
 
 @pytest.mark.parametrize("standing", [DRAIN, MAINTENANCE])
 def test_kept_connections_are_closed_and_none_is_kept(standing: Standing) -> None:
-    world = started(pool=KEEPS).play(f"{RCPT}{replayed(1)}{reset(1)}C: QUIT\nS: 221 2.0.0 Bye")
+    world = started(pool=KEEPS).play(f"{FIRST_RCPT}{taken(1)}{reset(1)}C: QUIT\nS: 221 2.0.0 Bye")
     assert world.pool.kept(BOTH) == 1
     world.client = world.connect()
-    world.play(f"{GREETING}{RCPT}{replayed(1, greets=False)}{reset(1)}C: QUIT\nS: 221 2.0.0 Bye")
+    world.play(f"{GREETING}{FIRST_RCPT}{replayed(1)}{reset(1)}C: QUIT\nS: 221 2.0.0 Bye")
     world.standings.set("b.test:25", standing)
     assert world.pool.kept(BOTH) == 1, "another server"
     world.standings.set("a.test:25", standing)
@@ -186,7 +186,7 @@ def test_kept_connections_are_closed_and_none_is_kept(standing: Standing) -> Non
 
 
 def test_one_in_use_is_not_kept_once_its_server_drains() -> None:
-    world = started(pool=KEEPS).play(RCPT + replayed(1) + reset(1))
+    world = started(pool=KEEPS).play(FIRST_RCPT + taken(1) + reset(1))
     world.standings.set("a.test:25", DRAIN)
     world.play("C: QUIT\nP1: QUIT\nS: 221 2.0.0 Bye")
 

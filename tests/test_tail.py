@@ -26,13 +26,21 @@ from smtpproxy.networks import Networks
 from smtpproxy.redaction import Redaction
 from smtpproxy.tails import Tails, TooMany, Wish
 from smtpproxy.tap import Tap, lines_of
-from tests.support.dialogue import GREETING, ONE, TWO, Settings, World, announcing, upstream_greets
+from tests.support.dialogue import (
+    GREETING,
+    MAIL,
+    ONE,
+    TWO,
+    Settings,
+    World,
+    announcing,
+    upstream_greets,
+)
 from tests.support.mail_server import MailServer
 from tests.support.processes import short_folder, wait_until
 from tests.support.proxy import Proxy, row
 
 ROUTES = {"example.com": ONE, "example.net": TWO}
-MAIL = "C: MAIL FROM:<s@example.org>\nS: 250 2.1.0 Ok\n"
 TO_COM = f"""
     {MAIL}
     C: RCPT TO:<alice@example.com>

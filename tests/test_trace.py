@@ -7,14 +7,13 @@ import smtplib
 
 from smtpproxy.events import Refused
 from smtpproxy.upstream import PoolLimits
-from tests.support.dialogue import GREETING, ONE, Settings, World, upstream_greets
+from tests.support.dialogue import GREETING, MAIL, ONE, Settings, World, upstream_greets
 from tests.support.dovecot import Dovecot, need_dovecot
 from tests.support.processes import short_folder
 from tests.support.proxy import Proxy, row
 
 ROUTES = {"example.com": ONE}
 SIGNED = GREETING.replace("smtpproxy\n", "smtpproxy 000000000001\n", 1)
-MAIL = "C: MAIL FROM:<s@example.org>\nS: 250 2.1.0 Ok\n"
 ASKED = f"{MAIL}C: RCPT TO:<a@example.com>\n{upstream_greets()}"
 
 

@@ -11,14 +11,17 @@ from twisted.internet import defer
 from smtpproxy.events import Refused, Side, TransactionEnded, UpstreamFailed
 from smtpproxy.routing import Identity, Server, Tls, Upstream
 from smtpproxy.upstream.ends import in_order
-from tests.support.dialogue import GREETING, Settings, World, upstream, upstream_greets
+from tests.support.dialogue import (
+    FIRST_RCPT,
+    GREETING,
+    Settings,
+    World,
+    replayed,
+    upstream,
+    upstream_greets,
+)
 from tests.support.tls import TlsTest, at
 
-FIRST_RCPT = """
-    C: MAIL FROM:<s@example.org>
-    S: 250 2.1.0 Ok
-    C: RCPT TO:<a@example.com>
-"""
 STILL_THERE = "C: RSET\nS: 250 2.0.0 Ok\n"
 UNREACHABLE = "451 4.4.1 The server of this recipient is not reachable"
 NOT_ENCRYPTED = "451 4.7.4 The server of this recipient does not offer TLS"
@@ -31,16 +34,6 @@ HOSTS = {
     "MX d.test": ["b.test", "c.test"],
     "MX loop.test": ["a.test", "b.test"],
 }
-
-
-def replayed(number: int = 1) -> str:
-    return f"""
-        P{number}: MAIL FROM:<s@example.org>
-        U{number}: 250 fine
-        P{number}: RCPT TO:<a@example.com>
-        U{number}: 250 fine
-        S: 250 fine
-    """
 
 
 def started(to: Upstream, **settings) -> World:

@@ -10,32 +10,19 @@ from twisted.internet.defer import Deferred
 from smtpproxy.mail import TEMPUNAVAIL, UNAVAILABLE, Client, Peer
 from smtpproxy.smtp.xclient import commands
 from smtpproxy.upstream.handshake import attributes
-from tests.support.dialogue import CLIENT, GREETING, ONE, TWO, Settings, World
+from tests.support.dialogue import (
+    CLIENT,
+    FIRST_RCPT,
+    GREETING,
+    MESSAGE,
+    ONE,
+    REPLAYED,
+    TWO,
+    Settings,
+    World,
+)
 
 ALL = "XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT"
-FIRST_RCPT = """
-    C: MAIL FROM:<s@example.org>
-    S: 250 2.1.0 Ok
-    C: RCPT TO:<a@example.com>
-"""
-REPLAYED = """
-    P1: MAIL FROM:<s@example.org>
-    U1: 250 fine
-    P1: RCPT TO:<a@example.com>
-    U1: 250 fine
-    S: 250 fine
-"""
-MESSAGE = r"""
-    C: DATA
-    P1: DATA
-    U1: 354 go
-    S: 354 go
-    C: one\r\n.
-    P1: one
-    P1: .
-    U1: 250 taken
-    S: 250 taken
-"""
 
 
 def announces(extensions: str, number: int = 1) -> str:

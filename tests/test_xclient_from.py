@@ -28,8 +28,11 @@ from smtpproxy.smtp.server import Refusal
 from smtpproxy.smtp.states import State
 from tests.support.dialogue import (
     CLIENT,
+    FIRST_RCPT,
     GREETING,
+    MESSAGE,
     ONE,
+    REPLAYED,
     TWO,
     Settings,
     World,
@@ -52,29 +55,6 @@ TRUSTED = f"""
 """
 AGAIN = GREETING.partition("smtpproxy\n")[2]  # behind the greeting
 AGAIN_TRUSTED = TRUSTED.partition("smtpproxy")[2]
-RCPT = """
-    C: MAIL FROM:<s@example.org>
-    S: 250 2.1.0 Ok
-    C: RCPT TO:<a@example.com>
-"""
-REPLAYED = """
-    P1: MAIL FROM:<s@example.org>
-    U1: 250 fine
-    P1: RCPT TO:<a@example.com>
-    U1: 250 fine
-    S: 250 fine
-"""
-MESSAGE = r"""
-    C: DATA
-    P1: DATA
-    U1: 354 go
-    S: 354 go
-    C: one\r\n.
-    P1: one
-    P1: .
-    U1: 250 taken
-    S: 250 taken
-"""
 
 
 def world(peer: Peer = FRONT, **settings) -> World:
@@ -184,7 +164,7 @@ def test_the_session_begins_anew_with_another_client() -> None:
     """)
     made.play(AGAIN + "C: XCLIENT ADDR=192.0.2.66\nS: 550 5.7.0 ...")
     made.play(f"""
-        {RCPT}
+        {FIRST_RCPT}
         {upstream_greets(1, "XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT")}
         P1: XCLIENT NAME=mail.example.org HELO=client.example.com PROTO=ESMTP \
 DESTADDR=192.0.2.25 DESTPORT=2525 PORT=40000 ADDR=203.0.113.9
@@ -322,7 +302,7 @@ def test_upstreams_of_the_client_before_are_left() -> None:
         world(xclient_from=["192.0.2.5", "203.0.113.9"])
         .play(TRUSTED)
         .play(f"""
-        {RCPT}
+        {FIRST_RCPT}
         {upstream_greets(1, "XCLIENT ADDR")}
         P1: XCLIENT ADDR=192.0.2.5
         U1: 220 one
@@ -336,7 +316,7 @@ def test_upstreams_of_the_client_before_are_left() -> None:
         P1: QUIT
         S: 220 ...
         {AGAIN_TRUSTED}
-        {RCPT}
+        {FIRST_RCPT}
         {upstream_greets(2, "XCLIENT ADDR")}
         P2: XCLIENT ADDR=203.0.113.9
     """)
@@ -354,7 +334,7 @@ def test_it_never_reaches_an_upstream_as_it_is() -> None:
         S: 220 ...
     """)
     )
-    made.play(AGAIN + RCPT + f"""
+    made.play(AGAIN + FIRST_RCPT + f"""
         {upstream_greets(1, "XCLIENT HELO LOGIN ADDR")}
         P1: XCLIENT HELO=client.example.com LOGIN=a+20ADDR+3D127.0.0.1+2B ADDR=203.0.113.9
     """)  # fmt: skip
@@ -437,7 +417,7 @@ def test_what_is_forwarded_is_in_the_log_of_the_next_transaction_alone() -> None
         S: 250 2.0.0 Ok
         C: XFORWARD HELO=a+20error+3Dx+22 IDENT=4F1A SOURCE=REMOTE
         S: 250 2.0.0 Ok
-        {RCPT}
+        {FIRST_RCPT}
         {upstream_greets(1, "XCLIENT ADDR")}
         P1: XCLIENT ADDR=192.0.2.5
         U1: 220 one
@@ -445,7 +425,7 @@ def test_what_is_forwarded_is_in_the_log_of_the_next_transaction_alone() -> None
         U1: 250 one
         {REPLAYED}
         {MESSAGE}
-        {RCPT}
+        {FIRST_RCPT}
         {REPLAYED}
         {MESSAGE}
     """)
@@ -471,7 +451,7 @@ def test_what_is_known_of_nothing() -> None:
     made = forwarding().play(f"""
         C: XFORWARD NAME=[UNAVAILABLE] ADDR=[UNAVAILABLE] HELO=[UNAVAILABLE]
         S: 250 2.0.0 Ok
-        {RCPT}
+        {FIRST_RCPT}
         {upstream_greets(1)}
         {REPLAYED}
         {MESSAGE}

@@ -522,6 +522,40 @@ def upstream_greets(number: int = 1, extensions: str = "") -> str:
     )
 
 
+def replayed(number: int = 1) -> str:
+    """Upstream `number` takes the envelope of `FIRST_RCPT`."""
+    return f"""
+        P{number}: MAIL FROM:<s@example.org>
+        U{number}: 250 fine
+        P{number}: RCPT TO:<a@example.com>
+        U{number}: 250 fine
+        S: 250 fine
+    """
+
+
+MAIL = """
+    C: MAIL FROM:<s@example.org>
+    S: 250 2.1.0 Ok
+"""
+FIRST_RCPT = f"""
+    {MAIL}
+    C: RCPT TO:<a@example.com>
+"""
+REPLAYED = replayed(1)
+BOUND = FIRST_RCPT + upstream_greets(1) + REPLAYED
+MESSAGE = r"""
+    C: DATA
+    P1: DATA
+    U1: 354 go
+    S: 354 go
+    C: one\r\n.
+    P1: one
+    P1: .
+    U1: 250 taken
+    S: 250 taken
+"""
+
+
 def announcing(*lines: str) -> Extensions:
     """What a server announces with these lines ("SIZE 1000", "PIPELINING")."""
     return Extensions.of(Reply.of(250, "", "mx.example.net", *lines))
