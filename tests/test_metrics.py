@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpproxy.config.model import Limits, Upstreams
+from smtpproxy.config import Limits, Upstreams
 from smtpproxy.events import Connected, Disconnected, Event, Refused, Side, TransactionEnded
 from smtpproxy.listener import ConnectionLimits, session, tally, visitors
 from smtpproxy.logs.fields import fields

@@ -18,8 +18,9 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from smtpproxy.config.lines import KeyPath
-from smtpproxy.config.model import Config, is_list, tables_in
+from smtpproxy.config.model import Config
 from smtpproxy.config.places import Origins
+from smtpproxy.config.table import is_list, tables_in
 from smtpproxy.config.wording import syntax
 from smtpproxy.faults import Fault
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 
 def setting(meaning: str, default: Any, secret: bool = False) -> Any:
@@ -23,3 +24,21 @@ class Table(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True
     )
+
+
+def tables_in(annotation: Any) -> tuple[type[Table], ...]:
+    """The tables that a setting of this type consists of; () for a plain value."""
+    if isinstance(annotation, type) and issubclass(annotation, Table):
+        return (annotation,)
+    return tuple(table for part in get_args(annotation) for table in tables_in(part))
+
+
+def is_list(setting: FieldInfo) -> bool:
+    """The setting is written as a list: [ ... ], or [[tables]]."""
+    return get_origin(setting.annotation) is tuple
+
+
+def kind_of(table: type[Table]) -> str:
+    """The kind of mapping that a table is for, "" for another table."""
+    kind = table.model_fields.get("type")
+    return str(get_args(kind.annotation)[0]) if kind else ""

@@ -12,8 +12,8 @@ from pydantic.fields import FieldInfo
 
 from smtpproxy.config.lines import KeyPath
 from smtpproxy.config.mappings import KINDS
-from smtpproxy.config.model import Config, kind_of, tables_in
-from smtpproxy.config.table import Table
+from smtpproxy.config.model import Config
+from smtpproxy.config.table import Table, kind_of, tables_in
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
