@@ -8,31 +8,28 @@ from __future__ import annotations
 
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
-from twisted.internet.interfaces import IListeningPort
 from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
 
 from smtpproxy.config import Config
-from smtpproxy.control import Command, ControlError, ControlFactory, ControlSocket
+from smtpproxy.control import Command, ControlError
 from smtpproxy.doors import Bind, Bound
 from smtpproxy.faults import Faults, NotStarted
+from smtpproxy.fittings import Fittings
 from smtpproxy.logs import Level, TwistedLog
 from smtpproxy.notify import Notify
 from smtpproxy.periodic import Periodic
 from smtpproxy.reload import Outcome, Reloader
-from smtpproxy.sockets import listen_privately
-from smtpproxy.succession import log_of
 from smtpproxy.tasks import start
 from smtpproxy.threads import Threads
 from smtpproxy.watched import Watched
-from smtpproxy.web.listener import Web
 
 log = Logger()
 
@@ -44,12 +41,11 @@ class Program(ABC, Service):
         """`bind` gives the sockets for an address; raises `NotStarted`."""
         self._reactor = reactor
         try:
-            self.log = log_of(config, reactor.callLater)
+            self._fittings = Fittings(config, reactor, bind, self.commands)
         except Faults as error:
             raise NotStarted(error) from None
+        self.log = self._fittings.log
         self._sockets: Bound = {}
-        self._control = ControlSocket(self._listen_for_commands)
-        self._web = Web(reactor, self._ask, bind)
         self._threads = Threads(reactor, "reload", most=1)
         self._reloader = Reloader(
             self._watched, self._renew, self._threads, reactor, self._reloaded
@@ -143,10 +139,10 @@ class Program(ABC, Service):
         self._reloader.stop()
         try:
             self._shut()
-            await self._control.close()
+            await self._fittings.control.close()
             await self._drain()
         finally:
-            await self._web.close()  # it says that we stop, until we have
+            await self._fittings.web.close()  # it says that we stop, until we have
             self._living.stop()
             self._let_go()
             self.say("stopped")
@@ -176,7 +172,7 @@ class Program(ABC, Service):
         for each in warnings:
             self.log.note(Level.WARNING, str(each))
 
-    # Reloading, and the administrator's commands.
+    # Reloading.
 
     def _hang_up(self) -> None:
         """SIGHUP: read everything anew, and begin a new log file."""
@@ -192,26 +188,6 @@ class Program(ABC, Service):
         finally:
             self._notify.ready(status)
         return outcome
-
-    def _take_commands(self) -> None:
-        """Open the control socket, where one is configured; without it mail flows all the same."""
-        path = self.config.control
-        try:
-            self._control.move(path, self._control.open(path))
-        except OSError as error:
-            self._tell([f"no control socket {path}: {error.strerror or error}"])
-        try:
-            self._web.move(self._web.open(self.config))
-        except Faults as error:
-            self._tell(f"no status page: {each}" for each in error.faults)
-
-    async def _ask(self, command: str, /, **members: Any) -> Mapping[str, Any]:
-        """As through the control socket, for the status page."""
-        return await self.commands()[command](**members)  # type: ignore[return-value]
-
-    def _listen_for_commands(self, path: str) -> IListeningPort:
-        factory = ControlFactory(self.commands(), self._reactor)
-        return listen_privately(self._reactor, path, factory)
 
 
 def _failed(failure: Failure) -> None:

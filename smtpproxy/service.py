@@ -114,7 +114,7 @@ class Proxy(Program):
         self._status = Status(lasting, lambda: self._generation)
         first = Generation(config, parts, lasting)
         self._succession = Succession(
-            first, lasting, self._doors, self._control, self._web, read, self._threads
+            first, lasting, self._doors, self._fittings, read, self._threads
         )
         self._administration = Administration(
             lambda: self._generation.parts.chain.router,
@@ -147,7 +147,7 @@ class Proxy(Program):
     def startService(self) -> None:
         super().startService()
         self._doors.follow(self._generation.receivers(), self._sockets)
-        self._take_commands()
+        self._fittings.begin(self.config)
         self._status.serving = True
         self._generation.begin()
         self._reloader.start()

@@ -17,18 +17,15 @@ from smtpproxy import doors
 from smtpproxy.chain import Chain, Loop
 from smtpproxy.config import Config
 from smtpproxy.config.table import Table
-from smtpproxy.control import ControlSocket
 from smtpproxy.doors import Doors
-from smtpproxy.faults import Fault, Faults
+from smtpproxy.faults import Faults
+from smtpproxy.fittings import Fittings
 from smtpproxy.generation import Generation
 from smtpproxy.lasting import Lasting
-from smtpproxy.logs import Log, open_log
-from smtpproxy.logs.writer import Schedule
 from smtpproxy.opening import Opened
 from smtpproxy.parts import Parts, open_parts
 from smtpproxy.reload import Outcome
 from smtpproxy.threads import Stopped, Threads
-from smtpproxy.web.listener import Web
 
 STAYS = "not taken: the configuration, mappings and certificates in force stay as they are"
 
@@ -41,8 +38,7 @@ class Succession:
         first: Generation,
         lasting: Lasting,
         doors: Doors,
-        control: ControlSocket,
-        web: Web,
+        fittings: Fittings,
         read: Callable[[], Config],
         threads: Threads,
     ) -> None:
@@ -50,8 +46,7 @@ class Succession:
         self.now = first
         self._lasting = lasting
         self._doors = doors
-        self._control = control
-        self._web = web
+        self._fittings = fittings
         self._read = read
         self._threads = threads
         self._retired: list[Generation] = []
@@ -97,19 +92,9 @@ class Succession:
             undo.callback(new.release, [*self._retired, old])
             bound = self._doors.bind(doors.places(config))
             undo.callback(doors.close, bound)
-            log = None
-            if config.log != old.config.log:
-                log = log_of(config, self._lasting.reactor.callLater)
-                undo.callback(log.close)
-            port = self._control.open_for(config)
-            if port is not None:
-                undo.callback(port.stopListening)
-            page = self._web.open(config)
+            fit = self._fittings.open(config, old.config, undo)
             undo.pop_all()
-        if log is not None:
-            self._lasting.log.become(log)
-        self._control.move(config.control, port)
-        self._web.move(page)
+        fit()
         lines = [*_news(old, new), *parts.chain.take()]
         parts.chain.forget()
         self._doors.follow(new.receivers(), bound)
@@ -138,17 +123,6 @@ def _discard(opened: Iterable[Opened]) -> None:
 
 def _stopped(failure: Failure) -> None:
     failure.trap(Stopped)  # type: ignore[no-untyped-call]
-
-
-def log_of(config: Config, schedule: Schedule) -> Log:
-    """The log that `config` asks for; raises `Faults`."""
-    settings = config.log
-    try:
-        return open_log(settings.format, settings.level, settings.file, schedule)
-    except OSError as error:
-        text = f"{settings.file or 'standard output'} cannot be opened: {error.strerror}"
-        hint = "" if settings.file else "; name a file here, or leave it open"
-        raise Faults([Fault(config.place("log", "file"), text + hint)]) from None
 
 
 def _news(old: Generation, new: Generation) -> Iterator[str]:

@@ -14,19 +14,18 @@ from twisted.trial.unittest import TestCase
 
 from smtpproxy.chain import Loop
 from smtpproxy.config import Config, load
-from smtpproxy.control import ControlSocket
 from smtpproxy.deadlines import Deadlines
 from smtpproxy.doors import Doors, places
 from smtpproxy.events import Connected
+from smtpproxy.fittings import Fittings
 from smtpproxy.generation import Generation
 from smtpproxy.lasting import Lasting
 from smtpproxy.mail import Client, Peer
 from smtpproxy.parts import open_parts
 from smtpproxy.reload import Outcome
 from smtpproxy.sockets import bind
-from smtpproxy.succession import Succession, differences, log_of
+from smtpproxy.succession import Succession, differences
 from smtpproxy.threads import Threads
-from smtpproxy.web.listener import Web
 
 COUNTED = ("Generation", "Config", "Chain", "CsvTable", "Pool", "Connector", "Survey", "Offer")
 ROWS = "pattern;server\nexample.com;mx1.test\n"
@@ -44,18 +43,15 @@ class Generations(TestCase):
         config = self.read()
         self.deadlines = Deadlines(reactor)
         self.loop = Loop(reactor, self.deadlines)
-        self.lasting = Lasting(reactor, self.deadlines, log_of(config, reactor.callLater))
+        fittings = Fittings(config, reactor, lambda _: [], lambda: self.fail("nobody asks"))
+        self.lasting = Lasting(reactor, self.deadlines, fittings.log)
         self.doors = Doors(
             bind, self.lasting.poll, self.deadlines, self.lasting.listening, lambda _: None
         )
         threaded: Any = reactor
         threads = Threads(threaded, "reload", most=1)
         first = Generation(config, open_parts(config, lambda: self.loop), self.lasting)
-        control = ControlSocket(lambda _: self.fail("there is none"))
-        web = Web(reactor, lambda *_, **__: self.fail("nobody asks"), lambda _: [])
-        self.succession = Succession(
-            first, self.lasting, self.doors, control, web, self.read, threads
-        )
+        self.succession = Succession(first, self.lasting, self.doors, fittings, self.read, threads)
         self.doors.follow(first.receivers(), self.doors.bind(places(config)))
         first.begin()
 

@@ -22,7 +22,7 @@ from smtpproxy.metrics import Process
 from smtpproxy.program import Program
 from smtpproxy.reload import Outcome
 from smtpproxy.status import last_reload
-from smtpproxy.succession import STAYS, log_of
+from smtpproxy.succession import STAYS
 from smtpproxy.workers.asking import Asker
 from smtpproxy.workers.commands import Commands
 from smtpproxy.workers.crew import Crew
@@ -66,7 +66,7 @@ class Supervisor(Program):
         except OSError as error:
             fault = Fault(self._config.place("workers"), f"none can be started: {error}")
             raise NotStarted(Faults([fault])) from None
-        self._take_commands()
+        self._fittings.begin(self._config)
 
     def _start_workers(self) -> None:
         """Raises OSError, and leaves nothing behind then."""
@@ -172,15 +172,7 @@ class Supervisor(Program):
             with ExitStack() as undo:
                 bound = self._bind_listeners(config)
                 undo.callback(self._give_back, bound)
-                log = None
-                if config.log != self._config.log:
-                    log = log_of(config, self._reactor.callLater)
-                    undo.callback(log.close)
-                port = self._control.open_for(config)
-                if port is not None:
-                    undo.callback(port.stopListening)
-                page = self._web.open(config)
-                undo.callback(page.discard)
+                fit = self._fittings.open(config, self._config, undo)
                 wanted = {address for address, _ in places(config)}
                 sockets = {**self._sockets, **bound}
                 staying = {each: it for each, it in sockets.items() if each[0] in wanted}
@@ -194,10 +186,7 @@ class Supervisor(Program):
             return Outcome(False, lines)
         self._give_back({each: it for each, it in sockets.items() if each not in staying})
         self._config, self._sockets = config, staying
-        self._control.move(config.control, port)
-        self._web.move(page)
-        if log is not None:
-            self.log.become(log)
+        fit()
         return outcome.warning(workers_stay(self._workers, config))
 
 

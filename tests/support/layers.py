@@ -49,6 +49,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     )
     | {
         "doors",
+        "fittings",
         "generation",
         "lasting",
         "limits",
