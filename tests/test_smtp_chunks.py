@@ -156,8 +156,8 @@ streams = st.one_of(
     st.text("\r\n.ax", max_size=24).map(str.encode),
     mixtures(b"\r\n", b"\r", b"\n", b".", b"\r\n.\r\n", b"\r\n\r\n", b"..", b"\xe9", b"a"),
 )
-# Message form, as a `ChunkReader` gives it.
-messages = streams.map(lambda stream: reference(stream).content)
+# Message form, as a `ChunkReader` gives it; without NUL, which has rules of its own (see below).
+messages = streams.map(lambda stream: reference(stream.replace(b"\0", b"a")).content)
 
 
 @given(st.data(), streams, st.booleans())
