@@ -8,11 +8,12 @@ from a peer are as they came: whoever writes them somewhere escapes them there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 
 from smtpproxy.mail import Client, Peer
 from smtpproxy.smtp.replies import Reply
+from smtpproxy.values import value
 
 
 class Side(Enum):
@@ -24,7 +25,7 @@ class Side(Enum):
     UPSTREAM = "upstream"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Tls:
     """One TLS connection: `version` ("TLSv1.3"), cipher, and whether the certificate verified."""
 
@@ -37,7 +38,7 @@ class Tls:
         return f"{self.version} {self.cipher}" + (" verified" if self.verified else "")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Connected:
     """A client connected and got our greeting."""
 
@@ -45,7 +46,7 @@ class Connected:
     client: Client
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NotIntroduced:
     """Who has to say by a PROXY header whom it connects for did not, and got no session.
 
@@ -58,7 +59,7 @@ class NotIntroduced:
     silent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Introduced:
     """The client said by XCLIENT that it is another: `client`."""
 
@@ -66,7 +67,7 @@ class Introduced:
     client: Client
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TlsStarted:
     """The handshake with the client was completed."""
 
@@ -75,7 +76,7 @@ class TlsStarted:
     tls: Tls
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refused:
     """A client's command was refused: `stage` is its verb, or CONNECT.
 
@@ -96,7 +97,7 @@ class Refused:
     address: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UpstreamFailed:
     """An upstream, or one of its addresses, did not do what the client's mail needed.
 
@@ -110,7 +111,7 @@ class UpstreamFailed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ShadowAnswered:
     """A shadow was asked of a recipient: the reply that the client got, and the shadow's."""
 
@@ -127,7 +128,7 @@ class ShadowAnswered:
         return self.reply.code // 100 != self.shadow_reply.code // 100
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TransactionEnded:
     """A transaction in which at least one recipient was accepted came to its end.
 
@@ -158,7 +159,7 @@ class TransactionEnded:
     forwarded: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Disconnected:
     """The client's connection ended.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from smtpproxy.values import value
 
 UNAVAILABLE = "[UNAVAILABLE]"  # no such name, or none that is confirmed
 TEMPUNAVAIL = "[TEMPUNAVAIL]"  # DNS fails for now
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Peer:
     """Both ends of a client's connection.
 
@@ -27,7 +29,7 @@ class Peer:
     listener: str = field(default="", compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Client:
     """Who the client is, as its upstream is told and as the log says it.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from smtpproxy import config as settings
 from smtpproxy.faults import Fault, Faults, unreadable
 from smtpproxy.routing import CsvTable, KeyedMapping, Mapping, StaticMapping, parse_row
+from smtpproxy.values import value
 from smtpproxy.watched import Content, Signatures, WatchedFile, signature, signatures
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from smtpproxy.routing.http import HttpMapping
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Loop:
     """What mappings wait with."""
 

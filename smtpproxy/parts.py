@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -23,6 +22,7 @@ from smtpproxy.routing import Router
 from smtpproxy.sharing import place_of
 from smtpproxy.sockets import is_ourselves
 from smtpproxy.store import Place
+from smtpproxy.values import value
 from smtpproxy.watched import Watched
 from smtpproxy.web import access
 
@@ -30,7 +30,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Parts:
     """What was opened; `certificates` has one for each listener, in their order.
 

@@ -22,6 +22,7 @@ from smtpproxy.periodic import Periodic
 from smtpproxy.request import ControlError
 from smtpproxy.tasks import start
 from smtpproxy.threads import Stopped, Threads, Wanted
+from smtpproxy.values import value
 from smtpproxy.watched import MOST_TOLD, Watched
 
 LOOK_EVERY = 1.0  # seconds
@@ -34,7 +35,7 @@ It may have to wait some ten times for a reply: with Python's 5 ms, sessions fee
 log = Logger()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     """What became of it: `ok`, and a sentence or more, for the log and the command.
 

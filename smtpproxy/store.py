@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from smtpproxy.values import value
 
 LASTING = 30.0  # seconds that the sessions of a process count for, unless it says so again
 MINUTE = 60.0
@@ -16,7 +18,7 @@ class StoreFailed(Exception):
     """There is no answer; the text says why, in one line, for the log."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class News:
     """A client that others count as well, its sessions here, and what was counted since."""
 
@@ -25,7 +27,7 @@ class News:
     added: tuple[int, int, int]  # connections, messages, recipients
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Known:
     """What all count of that client: its sessions elsewhere, and what it did within a minute.
 
@@ -37,7 +39,7 @@ class Known:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Place:
     """Where the server is, and which of its databases is meant; `path` is that of a Unix socket."""
 

@@ -18,6 +18,7 @@ from smtpproxy.redaction import Redaction
 from smtpproxy.routing import parse_servers
 from smtpproxy.tap import Said, Tap
 from smtpproxy.upstream.standing import name_of
+from smtpproxy.values import value
 
 MOST = 10  # who look on at once
 MOST_SESSIONS = 5000  # that one of them keeps in mind
@@ -32,7 +33,7 @@ class Viewed(Protocol):
     def views(self, most: int) -> list[View]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Wish:
     """Which sessions are wanted: all, unless it says less.
 

@@ -7,16 +7,17 @@ is ever told, only how much of it there was, and nothing that may be a password.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from twisted.logger import Logger
+
+from smtpproxy.values import value
 
 log = Logger()
 
 SECRET = b"<not shown>"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Said:
     """Some lines of the dialogue of `session`, as they were on the wire, without line ends.
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 import socket as sockets
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from ipaddress import ip_address
@@ -38,6 +37,7 @@ from zope.interface import implementer
 
 from smtpproxy.events import Tls
 from smtpproxy.faults import Fault, Faults, unreadable
+from smtpproxy.values import value
 
 # For TLS 1.2, best first.  The plain RSA key exchange stays: a mail server that shares no
 # cipher with us sends in clear, which is worse.
@@ -223,7 +223,7 @@ def describe(connection: SSL.Connection, verified: bool = False) -> Tls:
 
 
 @implementer(IOpenSSLServerConnectionCreator)
-@dataclass(frozen=True, slots=True)
+@value
 class ServerTls:
     """For `startTLS` of a transport, Twisted's or ours, that a client connected to."""
 
@@ -237,7 +237,7 @@ class ServerTls:
 
 
 @implementer(IOpenSSLClientConnectionCreator)
-@dataclass(frozen=True, slots=True)
+@value
 class ClientTls:
     """For `startTLS` of a transport, Twisted's or ours, connected to `host`.
 

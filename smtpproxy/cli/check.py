@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from smtpproxy.cli.wording import complain, counted, server
 from smtpproxy.config import Config, Listener, config_file, load
 from smtpproxy.faults import Fault, Faults
 from smtpproxy.routing import CsvTable, Mapping, Router, StaticMapping, upstreams_in
+from smtpproxy.values import value
 
 if TYPE_CHECKING:
     from smtpproxy.routing.regex import RegexTable
@@ -75,7 +75,7 @@ def _check_all(file: Path) -> int:
     return FINE
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Checked:
     """What can be opened: `silent` are databases that do not answer."""
 

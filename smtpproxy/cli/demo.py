@@ -9,13 +9,13 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
 from smtpproxy.cli.demo_proxy import DidNotStart, Proxy
 from smtpproxy.cli.demo_server import REFUSED_WORD, Judged, SmallServer
 from smtpproxy.cli.wording import complain
+from smtpproxy.values import value
 
 FINE, NOT_FINE = 0, 1
 
@@ -76,7 +76,7 @@ Ctrl-C ends all this and takes the folder away.
 """
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Mail:
     """A mail to send, and what is to come of it: at which server ("" for none), which code."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import socket
 import socketserver
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from smtpproxy.smtp.commands import Hello, Mail, Plain, Rcpt, Verb
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.smtp.server import Content, EndOfContent, Event, Refusal, ServerConnection
 from smtpproxy.smtp.states import State
+from smtpproxy.values import value
 
 REFUSED_WORD = b"virus"
 
@@ -25,7 +25,7 @@ _XCLIENT = re.compile(rb"XCLIENT (.*)\r\n")
 _EXTENSIONS = ("PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES", "XCLIENT NAME ADDR PORT PROTO HELO")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Judged:
     """A message that came whole: who the client is said to be, what it sent, what it was told."""
 

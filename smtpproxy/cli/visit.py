@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -17,11 +16,12 @@ from smtpproxy.events import Tls
 from smtpproxy.smtp.errors import ProtocolError
 from smtpproxy.smtp.replies import Reply, ReplyReader
 from smtpproxy.stream import Disconnected, Stream
+from smtpproxy.values import value
 
 _FAREWELL = 1.0  # seconds that a server has to close after QUIT
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Said:
     """A command, "" for none, and the reply to it."""
 
@@ -29,14 +29,14 @@ class Said:
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Prefaced:
     """A header of the PROXY protocol was sent, in this version."""
 
     version: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Secured:
     """A TLS handshake that was completed; `flaw` says why the certificate does not verify."""
 
@@ -45,7 +45,7 @@ class Secured:
     flaw: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NotSecured:
     """A TLS handshake that failed."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from smtpproxy.routing import Server, Upstream
 from smtpproxy.sockets import is_ourselves
 from smtpproxy.transport import Poll
 from smtpproxy.upstream import Caller, Connector, Manners, SocketDial, Unreachable, UpstreamError
+from smtpproxy.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Attempt:
     """One address of a server, or its path, "" where it has none, and the connections made to it.
 
@@ -34,7 +35,7 @@ class Attempt:
     error: UpstreamError | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Report:
     """What came of an upstream, address by address, in the order the proxy tries them."""
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from smtpproxy.config.lines import KeyPath, dotted, line_of
+from smtpproxy.values import value
 
 Origins = dict[KeyPath, str]  # the variable that set what is at a path, or added it
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Places:
     """The file, the lines of what stands in it, and the variables that overrule it.
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+
+from smtpproxy.values import value
 
 LONGEST = 7 * 86400.0  # seconds; epoll(7) refuses waits of more than 2**31 ms, about 24 days
 
@@ -85,7 +86,7 @@ def parse_size(text: str) -> int:
     return int(octets)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Address:
     """Where a listener listens: `host` and `port`, the `path` of a Unix socket, or by `name`.
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from smtpproxy.events import Tls, TransactionEnded
 from smtpproxy.mail import Client
 from smtpproxy.relay import Transaction, Verdict
 from smtpproxy.smtp.xclient import Attributes
 from smtpproxy.upstream import Connection
+from smtpproxy.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class About:
     """The session that it was in; `forwarded` is what XFORWARD said of the message."""
 

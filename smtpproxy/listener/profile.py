@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from OpenSSL import SSL
 
@@ -14,9 +14,10 @@ from smtpproxy.networks import Networks
 from smtpproxy.relay import Relaying
 from smtpproxy.smtp.extensions import Extensions
 from smtpproxy.upstream import Pool
+from smtpproxy.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Profile:
     """Times are in seconds; `tls_context` is None where STARTTLS is not offered.
 

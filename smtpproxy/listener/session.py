@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import takewhile
 
 from twisted.internet.defer import CancelledError
@@ -86,6 +85,7 @@ from smtpproxy.stream import CLOSE_TIME, Stream
 from smtpproxy.stream import Disconnected as Gone
 from smtpproxy.tap import Said, Tap
 from smtpproxy.upstream import Caller
+from smtpproxy.values import value
 
 TURN = 50  # commands after which the other sessions have their turn
 
@@ -98,7 +98,7 @@ class TooMany(Exception):
     """Bad commands and unknown recipients, or commands of any kind; the text says which."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _End:
     """How a session ended: why, "" where the client said QUIT, and what is still to be said."""
 

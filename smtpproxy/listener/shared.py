@@ -8,7 +8,6 @@ the store fails or is slow, each process counts for itself: nothing ever depends
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -21,6 +20,7 @@ from smtpproxy.listener.visitors import Visitor, Visitors
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.store import LASTING, Known, News, StoreFailed
 from smtpproxy.tasks import Task, current, start
+from smtpproxy.values import value
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ AT_ONCE = 500  # clients in one exchange, so that none takes the store long
 log = Logger()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Told:
     """One client in an exchange, and who waits for what is known of it."""
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from smtpproxy.smtp.commands import MAX_COMMAND_LINE, Bdat, Command, Introduction, Rcpt, Verb
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.smtp.server import Refusal
+from smtpproxy.values import value
 
 TOO_MANY_ERRORS = Reply.of(421, "4.7.0", "Too many errors")
 TOO_MANY_COMMANDS = Reply.of(421, "4.7.0", "Too many commands")
@@ -20,7 +19,7 @@ _JUNK |= {Verb.EHLO, Verb.HELO, Verb.LHLO, Verb.XCLIENT, Verb.XFORWARD}
 _NONE = 0, 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SessionLimits:
     """The most that one session may have.
 

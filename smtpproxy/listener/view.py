@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from smtpproxy.events import Tls
 from smtpproxy.mail import Client
+from smtpproxy.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class View:
     """One session: `stage` in words, `age` in seconds, `transactions` begun so far.
 

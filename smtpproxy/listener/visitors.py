@@ -8,12 +8,13 @@ very many of them at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING
 
 from smtpproxy.networks import Networks, packed
 from smtpproxy.smtp.replies import Reply
+from smtpproxy.values import value
 
 if TYPE_CHECKING:
     from smtpproxy.listener.shared import Shared
@@ -31,7 +32,7 @@ CONNECTIONS, MESSAGES, RECIPIENTS = range(3)  # the order in which counts are sh
 Key = tuple[int, int, int]  # of a network: octets of its addresses, bits of its prefix, and those
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ConnectionLimits:
     """The most of all clients together, then of each; what is 0 has no limit.
 

@@ -7,15 +7,16 @@ holds a client's address or a mailbox: what a peer can choose must not make seri
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
+
+from smtpproxy.values import value
 
 SESSION_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 PHASE_SECONDS = (*_SHORT, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Family:
     """One metric: its `name`, its `kind` ("counter", "gauge" or "histogram"), and its labels.
 

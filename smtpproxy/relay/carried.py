@@ -6,11 +6,10 @@ the mail does not need it, and the recipient refused where it does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from smtpproxy.smtp.commands import Mail, Rcpt
 from smtpproxy.smtp.extensions import Extensions
 from smtpproxy.smtp.replies import Reply
+from smtpproxy.values import value
 
 TOO_BIG = Reply.of(552, "5.3.4", "The message is too big")
 NOT_8BIT = Reply.of(554, "5.6.3", "The recipient's server does not take 8-bit content")
@@ -45,7 +44,7 @@ class NotCarried(Exception):
         self.reply = reply
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Carried:
     """MAIL as an upstream gets it.
 

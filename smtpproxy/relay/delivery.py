@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from smtpproxy.relay.carried import carried_mail, carried_rcpt
 from smtpproxy.relay.verdict import Verdict
@@ -16,6 +15,7 @@ from smtpproxy.smtp.commands import Command, Mail, Plain, Rcpt, Verb
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.smtp.states import State
 from smtpproxy.upstream import Broken, Connection
+from smtpproxy.values import value
 
 MOST_HELD = 32 * 1024  # octets that wait to be sent as a chunk
 
@@ -24,7 +24,7 @@ _USABLE = State.SENDER, State.RECIPIENTS
 _GO_AHEAD = Reply.of(354, "", "Go ahead")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DeliveryTimes:
     """Deadlines, in seconds, of what an upstream may take."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from smtpproxy.deadlines import Deadlines
@@ -14,9 +13,10 @@ from smtpproxy.relay.guard import Guard
 from smtpproxy.relay.shadow import Shadows
 from smtpproxy.routing import Router, Server, Upstream
 from smtpproxy.smtp.replies import Reply
+from smtpproxy.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Relaying:
     """What every transaction of a listener is given: who is asked, and the limits.
 

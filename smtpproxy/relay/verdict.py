@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from smtpproxy.events import Side
 from smtpproxy.routing import Upstream
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.upstream import BROKEN_REPLY, Broken, ChunkRefused, Connection, EarlyReply, InDoubt
+from smtpproxy.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Verdict:
     """A reply for the client, who says so, and for the log why, where the reply does not tell.
 

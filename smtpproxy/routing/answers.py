@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import sha256
 from typing import Protocol
 
@@ -12,9 +12,10 @@ from smtpproxy.routing.keys import CATCH_ALL, address_key, keys_of, parents_of
 from smtpproxy.routing.servers import Upstream
 from smtpproxy.smtp.paths import Path
 from smtpproxy.smtp.replies import Reply
+from smtpproxy.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Question:
     """A recipient to be looked up, with what else is known of its mail.
 
@@ -51,7 +52,7 @@ class Question:
         return int.from_bytes(sha256(mailbox.encode()).digest()[:8], "big") % 100
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Row:
     """What a mapping's row says, but for its key.
 
@@ -67,7 +68,7 @@ class Row:
         return self.percent == 100 or question.percentile < self.percent
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Route:
     """Where a recipient's mail goes, and who said so.
 
@@ -89,7 +90,7 @@ class Route:
         return self.row.upstream
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Found:
     """There is a route.  `passed` are those whose row is not for this recipient (`percent`)."""
 
@@ -97,14 +98,14 @@ class Found:
     passed: tuple[Route, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NoRoute:
     """None of the keys is known: for certain, and not because something failed."""
 
     passed: tuple[Route, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refused:
     """The mapping itself refuses the recipient: `reply` is the client's, after `wait` seconds.
 
@@ -115,7 +116,7 @@ class Refused:
     wait: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TryAgain:
     """The look-up failed for now; `reason` is for the log, in one line."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -13,13 +12,14 @@ from twisted.logger import Logger
 from smtpproxy.routing.answers import Row
 from smtpproxy.routing.keyed import Hit, LookupFailed, Table, Wrong
 from smtpproxy.tasks import start
+from smtpproxy.values import value
 
 _REST = 5.0  # seconds in which a table that failed is not asked for what is known
 
 log = Logger()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Known:
     """What the table said, None where it has no row, when that was, and before what `expire`."""
 

@@ -8,7 +8,6 @@ is remembered here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from OpenSSL import SSL
@@ -27,6 +26,7 @@ from smtpproxy.routing.answers import (
 )
 from smtpproxy.routing.http_client import Response, WebService
 from smtpproxy.routing.http_url import Url
+from smtpproxy.values import value
 
 TIMEOUT = 5.0
 """Seconds for a look-up: to wait for a free connection, to connect, to ask, and to read."""
@@ -37,7 +37,7 @@ CONNECTIONS = 10
 _SHOWN = 300  # characters of what is wrong, since the service has its part in it
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Asked:
     """What a request says: the parameters of its query, and its headers.
 

@@ -34,6 +34,7 @@ from zope.interface import implementer
 
 from smtpproxy.routing.http_url import Url
 from smtpproxy.tls import ClientTls, verify
+from smtpproxy.values import value
 
 MAX_BODY = 65536
 """Octets of an answer's body."""
@@ -49,7 +50,7 @@ class BadService(Exception):
     """There is no answer; the text says why, for the log, in one line."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Response:
     """What a service answered, with the names of its headers in lower case."""
 

@@ -8,7 +8,6 @@ its body do not count, as with nginx.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from urllib.parse import quote
 
 from smtpproxy.routing.answers import Question, Refused, Row
@@ -16,6 +15,7 @@ from smtpproxy.routing.http import Asked
 from smtpproxy.routing.http_client import Response
 from smtpproxy.routing.servers import Identity, Server, Tls, Upstream, parse_server
 from smtpproxy.smtp.replies import Reply
+from smtpproxy.values import value
 
 MAX_WAIT = 60.0
 """Seconds; a client waits 5 minutes for a reply (RFC 5321 section 4.5.3.2.3)."""
@@ -27,7 +27,7 @@ _MAX_TEXT = 400  # characters; RFC 5321 section 4.5.3.1.5 has 512 for the line
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NginxDialect:
     """A service can name a server and a port, and nothing further: the rest is given here."""
 

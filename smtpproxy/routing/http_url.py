@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import quote, urlencode, urlsplit
 
 from smtpproxy.routing.servers import parse_server
+from smtpproxy.values import value
 
 _PORTS = {"http": 80, "https": 443}
 _FORM = "give http://host/path or https://host:port/path"
@@ -17,7 +17,7 @@ _VALUE = re.compile(r"(?:[!-~](?:[ !-~]*[!-~])?)?")
 _NOT_YOURS = {"connection", "content-length", "te", "trailer", "transfer-encoding", "upgrade"}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Url:
     """`host` is as in `Server`; `target` is path and query as they go onto the wire."""
 
@@ -63,12 +63,12 @@ def parse_url(text: str) -> Url:
 
 def check_headers(headers: Mapping[str, str]) -> None:
     """Raise `ValueError` where these cannot be added to every request."""
-    for name, value in headers.items():
+    for name, text in headers.items():
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is not the name of a header")
         if name.lower() in _NOT_YOURS:
             raise ValueError(f"{name} is for the connection; leave it out")
-        if not _VALUE.fullmatch(value):
+        if not _VALUE.fullmatch(text):
             raise ValueError(
                 f"the value of {name} must be ASCII on one line, without spaces around"
             )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from smtpproxy.routing.answers import Answer, Found, NoRoute, Question, Route, Row, TryAgain
+from smtpproxy.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Hit:
     """A row that a table has, with `place`, `age` and `stale` as in `Route`."""
 
@@ -19,7 +19,7 @@ class Hit:
     stale: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Wrong:
     """What a table has for a key, and nobody can make sense of.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, NoReturn, TypeAlias
 
 import pymysql
@@ -15,6 +15,7 @@ from pymysql.cursors import Cursor
 from smtpproxy.faults import Fault, Faults, unreadable
 from smtpproxy.routing.sql import MYSQL, keyed_query, keyless_query
 from smtpproxy.threads import Wanted
+from smtpproxy.values import value
 
 Connection: TypeAlias = "pymysql.connections.Connection[Cursor]"
 
@@ -38,7 +39,7 @@ _HINTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MysqlServer:
     """Where a database is and how it is talked to.
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path as FilePath
 from time import thread_time
 
@@ -24,6 +23,7 @@ import regex
 from smtpproxy.faults import Fault, Faults
 from smtpproxy.routing.answers import Answer, Found, NoRoute, Question, Route, Row, TryAgain
 from smtpproxy.routing.csv import read_file
+from smtpproxy.values import value
 
 MAX_ROWS = 1000
 """One look-up may have to try them all, at about 2 us each."""
@@ -35,7 +35,7 @@ BUDGET = 0.010
 _NO_REPETITION = re.compile(r"(?<!\\)(?<!\\N)\{(?!\d*,?\d*\})")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RegexRow:
     """A row, with the expression that a whole address must match, in any case of letters."""
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from smtpproxy.mail import Client
 from smtpproxy.routing.answers import Answer, Found, Mapping, NoRoute, Question, Row
 from smtpproxy.routing.servers import Upstream
 from smtpproxy.smtp.paths import Path
+from smtpproxy.values import value
 
 Counts = Counter[tuple[str, type[Answer]]]  # by mapping, how often it gave which answer
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Step:
     """What one mapping was asked, key by key up to the one that matched, and its answer."""
 
@@ -23,7 +23,7 @@ class Step:
     answer: Answer
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Explanation:
     """How an answer came about; `steps` are the mappings asked, in order."""
 
@@ -32,7 +32,7 @@ class Explanation:
     answer: Answer
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Listing:
     """The upstreams that mail may go to, as far as mappings can list them; no shadows.
 

@@ -7,11 +7,12 @@ which they are talked to.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
 from smtpproxy.routing.keys import domain_key
+from smtpproxy.values import value
 
 SMTP_PORT = 25
 LMTP_PORT = 24  # the one that IANA lists; RFC 2033 section 5 forbids 25
@@ -59,7 +60,7 @@ class Identity(Enum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Server:
     """One server, or with `mx` the hosts of the MX records of the domain `host`.
 
@@ -94,7 +95,7 @@ class Server:
         return f"{self.host}{dot}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Upstream:
     """Where mail goes: equal to another of the same servers, TLS ways and identity."""
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 from smtpproxy.routing.answers import Row
 from smtpproxy.routing.keyed import LookupFailed
 from smtpproxy.routing.rows import COLUMNS, BadRow, parse_row
+from smtpproxy.values import value
 
 _EXAMPLE = "SELECT server FROM routes WHERE pattern = ?"
 _KEY = r"(?P<key>\?|%s\b)"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Dialect:
     """How a kind of database reads a query.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import ClassVar
 
 from smtpproxy.routing.answers import Answer, Found, NoRoute, Question, Route, Row
+from smtpproxy.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StaticMapping:
     """Its first key matches, whatever it is: no mapping after this one is asked.
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from types import MappingProxyType
 
 from smtpproxy.smtp.paths import Path, parse_path
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.smtp.xclient import NOTHING, Attributes, BadAttributes, read
+from smtpproxy.values import value
 
 # RFC 5321 4.5.3.1.4 asks for 512 octets at least, parameters and long VERP
 # addresses need more; Postfix takes as many.
@@ -49,7 +50,7 @@ class Verb(Enum):
 NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Hello:
     """EHLO, HELO, or LMTP's LHLO (RFC 2033), with the name the client gives itself."""
 
@@ -65,7 +66,7 @@ class Hello:
         return f"{self.verb.value} {self.name}\r\n".encode()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Mail:
     """MAIL FROM; a parameter's value is "" where it has none."""
 
@@ -78,7 +79,7 @@ class Mail:
         return _encode_path("MAIL FROM", self.sender, self.parameters)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Rcpt:
     """RCPT TO; a parameter's value is "" where it has none."""
 
@@ -91,7 +92,7 @@ class Rcpt:
         return _encode_path("RCPT TO", self.recipient, self.parameters)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Bdat:
     """BDAT: the size of the chunk in octets, and whether it is the last (RFC 3030)."""
 
@@ -104,7 +105,7 @@ class Bdat:
         return f"BDAT {self.size}{' LAST' if self.last else ''}\r\n".encode()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Plain:
     """Any other command, with its argument as it came ("" for none)."""
 
@@ -119,7 +120,7 @@ class Plain:
 Command = Hello | Mail | Rcpt | Bdat | Plain
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Introduction:
     """XCLIENT or XFORWARD of a client, and what it says; `flaw` is the reply where that is wrong.
 

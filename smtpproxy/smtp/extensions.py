@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from types import MappingProxyType
 
 from smtpproxy.smtp.replies import Reply
+from smtpproxy.values import value
 
 _NUMBER = re.compile(r"[0-9]{1,20}")  # as many digits as RFC 1870 section 4 lets a size have
 _NO_LIMITS: Mapping[str, int] = MappingProxyType({})
 _LIMIT = re.compile(r"([A-Za-z0-9_-]+)=([1-9][0-9]{0,5})")  # RFC 9422 section 4
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Extensions:
     """Keywords in upper case, each with the words behind it."""
 

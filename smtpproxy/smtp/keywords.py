@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
 from smtpproxy.smtp.extensions import Extensions
+from smtpproxy.values import value
 
 Words = tuple[str, ...]
 
@@ -161,7 +161,7 @@ _JOINED: Mapping[str, Callable[[Collection[Words]], Words]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Wishes:
     """Which keywords an administrator wants announced in any case, and which never."""
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 from smtpproxy.smtp.extensions import Extensions
 from smtpproxy.smtp.replies import Reply
+from smtpproxy.values import value
 
 UNKNOWN_PARAMETER = Reply.of(555, "5.5.4", "Parameter not recognised")
 
@@ -41,7 +41,7 @@ _FLAGS = re.IGNORECASE | re.ASCII  # outside ASCII, IGNORECASE takes "ſ" for an
 _Fits = Callable[[str, Extensions], bool]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Parameter:
     """A parameter that exists where `extension` is announced."""
 
@@ -52,11 +52,11 @@ class _Parameter:
 def _check(
     known: Mapping[str, _Parameter], parameters: Mapping[str, str], announced: Extensions
 ) -> Reply | None:
-    for keyword, value in parameters.items():
-        parameter = known.get(f"{keyword}={value.upper()}") or known.get(keyword)
+    for keyword, given in parameters.items():
+        parameter = known.get(f"{keyword}={given.upper()}") or known.get(keyword)
         if parameter is None or parameter.extension not in announced:
             return UNKNOWN_PARAMETER
-        if not parameter.fits(value, announced):
+        if not parameter.fits(given, announced):
             return Reply.of(501, "5.5.4", f"The value of {keyword} is not valid")
     return None
 

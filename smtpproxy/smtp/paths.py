@@ -9,7 +9,8 @@ control characters, unbalanced quotes and anything after the path are not.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from smtpproxy.values import value
 
 # Classes are written by what they leave out: `re` compiles a range up to U+10FFFF slowly.
 _DOT_STRING = r"[^\x00-\x20\x22(),:;<>@\[\\\]\x7f]+"
@@ -23,7 +24,7 @@ _PATH = re.compile(rf"{_ROUTE}(?P<local>{_LOCAL})(?:@(?P<domain>{_DOMAIN}))?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Path:
     """An address as the client wrote it, without angle brackets and source route.
 

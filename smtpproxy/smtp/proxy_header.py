@@ -6,11 +6,11 @@ Source: HAProxy's proxy-protocol.txt, sections 2.1 (version 1) and 2.2 (version 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from smtpproxy.smtp.crc32c import crc32c
 from smtpproxy.smtp.errors import ProtocolError
+from smtpproxy.values import value
 
 MAX_LINE = 107  # octets of version 1, CRLF included
 MAX_BLOCK = 4096  # octets of version 2 behind its 16; 65535 could be said, and never are
@@ -70,7 +70,7 @@ class BadHeader(ProtocolError):
     """What came is no header, or a wrong one; the text says how, in our words alone."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Header:
     """What a header says, and the octets that came behind it.
 

@@ -7,10 +7,11 @@ Source: RFC 5321 section 4.2 (form, multiline), RFC 2034 and RFC 3463
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 
 from smtpproxy.smtp.errors import ProtocolError
+from smtpproxy.values import value
 
 MAX_REPLY_LINE = 4096  # octets with the line end; RFC 5321 4.5.3.1.5 says 512, servers exceed it
 MAX_REPLY = 64 * 1024  # octets of all lines of one reply
@@ -21,7 +22,7 @@ _LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])(.*))?", re.DOTALL)
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reply:
     """One reply: its code and the text of each line, without code and line end.
 

@@ -8,7 +8,7 @@ answered, so replies leave in the order of the commands, whatever takes long.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from smtpproxy.smtp.chunks import ChunkReader, ChunkSkipper
 from smtpproxy.smtp.commands import (
@@ -27,9 +27,10 @@ from smtpproxy.smtp.content import DataReader
 from smtpproxy.smtp.errors import LocalProtocolError
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.smtp.states import SERVER, State
+from smtpproxy.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Refusal:
     """A command that is refused whoever asks, and the reply: for bad syntax or bad sequence.
 
@@ -41,7 +42,7 @@ class Refusal:
     said: bytes | Command | Introduction = field(default=b"", compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Content:
     """A part of the message, safe to send on as it is, and the octets so far.
 
@@ -54,12 +55,12 @@ class Content:
     last: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class EndOfChunk:
     """The end of a BDAT chunk that is not the last; a reply is owed for it."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class EndOfContent:
     """The end of the message was met: `size` in octets (RFC 1870), whether all of them, and all
     of its header, had the eighth bit clear, whether a bare CR or LF was met, and the octets of the

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from smtpproxy.routing import Upstream
 from smtpproxy.smtp.extensions import Extensions
 from smtpproxy.smtp.keywords import ASSUMED, CARRIED, Words, joined, offered, too_small
+from smtpproxy.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Said:
     """What one upstream has said, at its addresses and times.
 
@@ -25,7 +26,7 @@ class Said:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Agreement:
     """What is known of the upstreams that mail may go to.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
 from random import Random
 from typing import Protocol
@@ -37,6 +36,7 @@ from smtpproxy.upstream.handshake import (
 )
 from smtpproxy.upstream.health import SLOW, Health, Trouble
 from smtpproxy.upstream.standing import Standing, Standings
+from smtpproxy.values import value
 
 _PROXY = (Identity.PROXY1, Identity.PROXY2)
 
@@ -47,7 +47,7 @@ Asked = Callable[[Server, str, Extensions], object]  # told what an address anno
 Heard = Callable[[Upstream, Server, str, Extensions], object]  # the same, and of which upstream
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Attempt:
     """An address that is tried; without a caller, for no mail.
 

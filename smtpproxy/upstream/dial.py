@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from smtpproxy.deadlines import Deadlines
 from smtpproxy.stream import Disconnected, NoRoom, Stream
 from smtpproxy.transport import Poll, connect
+from smtpproxy.values import value
 
 # Descriptors or memory that we have not got: that says nothing of the upstream.
 _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SocketDial:
     """A `Dial`; `make` gives the stream for each connection that is made."""
 

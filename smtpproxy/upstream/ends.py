@@ -12,11 +12,12 @@ from smtpproxy.routing import Server, Upstream
 from smtpproxy.upstream.errors import Ourselves, OutOfService, Unreachable, UpstreamError
 from smtpproxy.upstream.health import Health
 from smtpproxy.upstream.standing import Standing, Standings
+from smtpproxy.values import value
 
 LookUp = Callable[[str], Awaitable[Sequence[str]]]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class End:
     """An address of a server, or with "" why there is none.
 

@@ -7,7 +7,7 @@ for the client (see `errors`).  To an LMTP server LHLO is said in place of each 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from OpenSSL import SSL
 
@@ -29,9 +29,10 @@ from smtpproxy.upstream.errors import (
     NotVerified,
 )
 from smtpproxy.upstream.resumable import Resumable
+from smtpproxy.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Caller:
     """Who an upstream is to be told of: the addresses at once, the rest when it is asked for.
 
@@ -55,7 +56,7 @@ class Caller:
         return replace(self, identify=identify)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Manners:
     """How we present ourselves: our name in EHLO, and the deadlines, in seconds."""
 

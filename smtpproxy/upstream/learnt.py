@@ -14,6 +14,7 @@ from smtpproxy.routing import Listing, Server, Upstream
 from smtpproxy.smtp.extensions import Extensions
 from smtpproxy.smtp.keywords import ASSUMED, CARRIED, offered
 from smtpproxy.upstream.agreement import Agreement, Said, agree
+from smtpproxy.values import value
 
 DAY = 86400.0  # seconds: what was not heard for so long, while its upstream was, is forgotten
 STEADY = 3600.0  # seconds without a lapse until a keyword that was taken back counts again
@@ -25,7 +26,7 @@ MOST_ADDRESSES = 64  # of one upstream, each of them with and without a client
 Place = tuple[str, int, str]  # host, port and address
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Heard:
     """What one address of an upstream announced last, after STARTTLS, at `at` on the clock.
 
@@ -39,7 +40,7 @@ class Heard:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Failure:
     """Why an address, or with "" as that a server, could not be asked."""
 

@@ -6,7 +6,6 @@ it takes to be told anew (XCLIENT).  One that was told of nobody serves everybod
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -23,6 +22,7 @@ from smtpproxy.upstream.errors import Broken, UpstreamError
 from smtpproxy.upstream.handshake import Caller, wants_introduction
 from smtpproxy.upstream.slots import Slots
 from smtpproxy.upstream.standing import Standing, Standings
+from smtpproxy.values import value
 
 MOST = 500  # connections kept, of all upstreams
 REST = 30.0  # seconds without making any ahead, after one that was no use
@@ -32,7 +32,7 @@ QUEUE_TIME = 30.0  # seconds to wait for a connection less, where there are as m
 log = Logger()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PoolLimits:
     """How long connections are kept, and how many.
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hmac
 from base64 import b64decode
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
 from smtpproxy.config import Address, Config
 from smtpproxy.config.values import check_token
 from smtpproxy.faults import Fault, Faults
+from smtpproxy.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Access:
     """`hosts` are the names under which it may be asked for; `token` is "" where there is none.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from time import monotonic
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from twisted.web.server import NOT_DONE_YET
 from smtpproxy.control import ControlError
 from smtpproxy.metrics import CONTENT_TYPE, exposition
 from smtpproxy.tasks import start
+from smtpproxy.values import value
 from smtpproxy.web.access import Access
 from smtpproxy.web.page import lookup_page, status_page
 
@@ -32,7 +33,7 @@ class Ask(Protocol):
     def __call__(self, command: str, /, **members: Any) -> Awaitable[Mapping[str, Any]]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answer:
     body: bytes
     kind: str = TEXT
@@ -105,8 +106,8 @@ class Paths(Resource):
         request.setHeader("server", "smtpproxy")
         request.setHeader("content-type", answer.kind)
         request.setHeader("content-length", str(len(answer.body)))
-        for name, value in answer.headers.items():
-            request.setHeader(name.replace("_", "-"), value)
+        for name, text in answer.headers.items():
+            request.setHeader(name.replace("_", "-"), text)
         if request.method != b"HEAD":
             request.write(answer.body)
         request.finish()

@@ -1,8 +1,8 @@
 """Which module of smtpproxy may import which.
 
 The layers stand in the order of `LAYERS`; nothing imports from a later one. The wire (`smtp`)
-imports the standard library and itself, so Twisted stays out of it. Only the top touches the
-reactor that is there for all; the others are given theirs.
+imports the standard library, `values` and itself, so Twisted stays out of it. Only the top touches
+the reactor that is there for all; the others are given theirs.
 
 `python -m tests.support.layers` prints each fault and exits 1 if there is one.
 """
@@ -17,7 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 WIRE = "smtp"
+BELOW = "values"  # what all others, the wire too, are made with
 LAYERS: tuple[frozenset[str], ...] = (
+    frozenset({BELOW}),
     frozenset({WIRE, "mail"}),
     # leaves that every layer above the wire may use
     frozenset({"deadlines", "dns", "events", "faults", "networks", "stream", "tap", "tasks"})
@@ -115,11 +117,11 @@ def faults_of(source: str, module: str, package: bool = False) -> Iterator[tuple
             other = layer_of(name)
             if other not in LEVELS:  # `from smtpproxy import __version__`
                 other = ""
-            if layer == WIRE != other:
+            if layer == WIRE and other not in (WIRE, BELOW):
                 yield line, f"{module} imports {name}: the wire imports only itself"
             elif LEVELS[other] > LEVELS[layer] and other != "":
                 yield line, f"{module} imports {name}, which is of a layer to its right"
-        elif layer == WIRE and first not in sys.stdlib_module_names:
+        elif layer in (WIRE, BELOW) and first not in sys.stdlib_module_names:
             yield line, f"{module} imports {name}: the wire is standard library only"
         elif name == "twisted.internet.reactor" and LEVELS[layer] != TOP:
             yield line, f"{module} imports the reactor: it must be given one"
