@@ -20,6 +20,7 @@ from smtpproxy.values import value
 MOST_HELD = 32 * 1024  # octets that wait to be sent as a chunk
 
 _DATA = Plain(Verb.DATA)
+_READY = State.READY  # see `smtp.client`
 _USABLE = State.SENDER, State.RECIPIENTS
 _GO_AHEAD = Reply.of(354, "", "Go ahead")
 
@@ -105,7 +106,7 @@ class Delivery:
 
         Where it refuses, no reply to the others is to come.
         """
-        if self.connection.state is not State.READY:
+        if self.connection.state is not _READY:
             raise AssertionError(f"MAIL {self.connection.state.value}")
         self.connection.transactions += 1
         self._send(self.carried.mail, *self._flight(rcpts, data))

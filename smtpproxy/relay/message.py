@@ -212,7 +212,7 @@ class Message:
         return verdict.of_one() if self._each else verdict
 
     def _deliveries(self) -> list[Delivery]:
-        return list(dict.fromkeys(each.delivery for each in self._accepted))
+        return list(dict.fromkeys([each.delivery for each in self._accepted]))
 
 
 def _gentlest(verdicts: Iterable[Verdict]) -> Verdict:

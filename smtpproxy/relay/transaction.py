@@ -46,6 +46,8 @@ LMTP_UPSTREAM = Reply.of(
 )
 TOO_MANY_RECIPIENTS = Reply.of(452, "4.5.3", "Too many recipients")
 
+_PROXY, _RECEIVED = Side.PROXY, Identity.RECEIVED  # see `smtp.client`
+
 Ahead = Callable[[], Sequence[Command]]
 
 AHEAD_TIME = 0.5  # seconds that looking recipients up ahead may take: the first one waits for it
@@ -135,7 +137,7 @@ class Transaction:
         if not isinstance(answer, Found):
             return await self._unrouted(answer, until)
         verdict = await self._to(answer.route.upstream, rcpt, ahead, until)
-        if verdict.by is not Side.PROXY:
+        if verdict.by is not _PROXY:
             verdict = self._judged(verdict, rcpt, answer.route)
         if verdict.reply.code == 421:  # it ends the session, and with it the transaction
             self.message.verdict = verdict
@@ -266,7 +268,7 @@ class Transaction:
     async def _replay(self, connection: Connection, rcpt: Rcpt, ahead: Ahead) -> Verdict:
         """MAIL to an upstream, and the recipient with it."""
         preface = b""
-        if connection.upstream.identity is Identity.RECEIVED:
+        if connection.upstream.identity is _RECEIVED:
             preface = self._session.received(self.name)
         delivery = Delivery(
             connection,

@@ -39,8 +39,10 @@ def keys_of(recipient: Path, recipient_delimiter: str, domain: str) -> tuple[str
         return recipient.local.lower(), domain_key(domain)
     local, at_domain = _unquoted(recipient.local), domain_key(recipient.domain)
     user = _without_suffix(local, recipient_delimiter)
-    locals_ = (local,) if user == local else (local, user)
-    return *(f"{_folded(each)}@{at_domain}" for each in locals_), at_domain
+    address = f"{_folded(local)}@{at_domain}"
+    if user == local:
+        return address, at_domain
+    return address, f"{_folded(user)}@{at_domain}", at_domain
 
 
 def parents_of(domain: str) -> tuple[str, ...]:
@@ -116,8 +118,10 @@ def _unquoted(local: str) -> str:
 
 
 def _without_suffix(local: str, delimiters: str) -> str:
-    ends = [end for each in delimiters if (end := local.find(each)) >= 0]
-    return local[: min(ends)] or local if ends else local
+    user = local
+    for each in delimiters:
+        user = user.partition(each)[0]
+    return user or local
 
 
 def _folded(text: str) -> str:

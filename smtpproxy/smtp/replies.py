@@ -37,10 +37,14 @@ class Reply:
     """2xx or 3xx: the command was taken."""
     success: bool = field(init=False, repr=False, compare=False)
     """2xx: the command was carried out."""
+    _wire: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "positive", self.code < 400)
-        object.__setattr__(self, "success", 200 <= self.code < 300)
+        code, last = self.code, self.lines[-1]
+        front = [b"%d-%b\r\n" % (code, line) for line in self.lines[:-1]]
+        object.__setattr__(self, "positive", code < 400)
+        object.__setattr__(self, "success", 200 <= code < 300)
+        object.__setattr__(self, "_wire", b"%b%d %b\r\n" % (b"".join(front), code, last))
 
     @staticmethod
     def of(code: int, enhanced: str, *texts: str) -> Reply:
@@ -60,11 +64,7 @@ class Reply:
 
     def encode(self) -> bytes:
         """The reply on the wire, every line ended by CRLF."""
-        if len(self.lines) == 1:  # as most are
-            return b"%d %b\r\n" % (self.code, self.lines[0])
-        *front, last = self.lines
-        head = b"".join(b"%d-%b\r\n" % (self.code, line) for line in front)
-        return head + b"%d %b\r\n" % (self.code, last)
+        return self._wire
 
     def __str__(self) -> str:
         """Code and text on one line, for people: not for the wire."""

@@ -25,6 +25,8 @@ from smtpproxy.upstream.errors import Broken, ChunkRefused, EarlyReply, InDoubt
 MOST_CHUNKS = 50  # under way without a reply
 QUIT_TIME = 5.0  # seconds that an upstream has to answer QUIT
 
+_CONTENT, _ENDED = State.CONTENT, State.ENDED  # see `smtp.client`
+
 
 class Connection:
     """One connection, from its greeting on.
@@ -74,7 +76,7 @@ class Connection:
             return self._broken
         if self._stream.lost:
             return f"the upstream closed the connection: {self._stream.lost}"
-        return "the upstream ended the session" if self._core.state is State.ENDED else ""
+        return "the upstream ended the session" if self._core.state is _ENDED else ""
 
     @property
     def idle(self) -> bool:
@@ -137,7 +139,7 @@ class Connection:
     async def reply(self, seconds: float) -> Reply:
         """The reply to the oldest command under way, or the greeting: all of it in `seconds`."""
         core, stream = self._core, self._stream
-        if core.state is State.ENDED:  # by a 421, say: nothing behind it counts
+        if core.state is _ENDED:  # by a 421, say: nothing behind it counts
             raise self._break(self.broken)
         try:
             reply = core.next_reply()
@@ -181,7 +183,7 @@ class Connection:
 
     async def drained(self, seconds: float) -> None:
         """Wait, at most `seconds`, while the upstream takes no content; raises as it is sent."""
-        chunked = self._core.state is not State.CONTENT
+        chunked = self._core.state is not _CONTENT
         check = self._check_chunks if chunked else self._check_early
         until = self._stream.seconds() + seconds
         try:
