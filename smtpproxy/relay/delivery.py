@@ -201,26 +201,28 @@ class Delivery:
         Waits at most `seconds`; may raise `InDoubt`.
         """
         if not self._final:
-            await self._hear_final(seconds)
+            connection = self.connection
+            until = connection.seconds() + seconds
+            reply = await connection.final_reply(seconds)
+            if reply.code == 353:
+                await self._hear_each(until)
+            elif connection.server.lmtp:
+                self._final.append(reply)
+            else:
+                self._final += [reply] * len(self.recipients)
         return self._final.pop(0)
 
-    async def _hear_final(self, seconds: float) -> None:
+    async def _hear_each(self, until: float) -> None:
+        """With PRDR: a reply for each recipient, and one for all."""
         connection = self.connection
-        until = connection.seconds() + seconds
-        reply = await connection.final_reply(seconds)
-        if reply.code == 353:
-            replies = [
-                await connection.final_reply(until - connection.seconds()) for _ in self.recipients
-            ]
-            overall = await connection.final_reply(until - connection.seconds())
-            # A success is one only where the reply for all of the message is one, too.
-            self._final.extend(
-                each if overall.success or not each.success else overall for each in replies
-            )
-        elif connection.server.lmtp:
-            self._final.append(reply)
-        else:
-            self._final.extend([reply] * len(self.recipients))
+        replies = [
+            await connection.final_reply(until - connection.seconds()) for _ in self.recipients
+        ]
+        overall = await connection.final_reply(until - connection.seconds())
+        # A success is one only where the reply for all of the message is one, too.
+        self._final += [
+            each if overall.success or not each.success else overall for each in replies
+        ]
 
     def abort(self) -> None:
         """Drop the upstream: what it has of the message never gets its end."""

@@ -15,6 +15,8 @@ from smtpproxy.smtp.replies import Reply
 from smtpproxy.smtp.server import Content, EndOfContent
 from smtpproxy.upstream import BROKEN_REPLY, Broken
 
+_PROXY = Side.PROXY  # see `smtp.client`
+
 HEADER_TOO_BIG = Reply.of(552, "5.3.4", "The header of the message is too big")
 BARE_NEWLINE = Reply.of(550, "5.6.11", "The message has a bare CR or LF")
 STOPPED = Verdict(
@@ -206,7 +208,7 @@ class Message:
     def _told(self, delivery: Delivery, verdict: Verdict) -> Verdict:
         """What the client is told of what one upstream says."""
         guard = self._relaying.guard
-        if guard is not None and verdict.by is not Side.PROXY:
+        if guard is not None and verdict.by is not _PROXY:
             upstream, reply = delivery.connection.upstream, verdict.reply
             verdict = verdict.told_as(guard.messages.told(upstream, self._address, reply))
         return verdict.of_one() if self._each else verdict

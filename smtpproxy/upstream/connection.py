@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from OpenSSL import SSL
@@ -116,10 +116,10 @@ class Connection:
         else:
             self._stream.on_lost = callback
 
-    async def ask(self, command: Command, seconds: float) -> Reply:
-        """Send `command` and wait for its reply, at most `seconds`."""
+    def ask(self, command: Command, seconds: float) -> Awaitable[Reply]:
+        """Send `command`, at once, and wait for its reply, at most `seconds`."""
         self.send(command)
-        return await self.reply(seconds)
+        return self.reply(seconds)
 
     def send(self, *commands: Command) -> None:
         """Send commands in one flight: several only where PIPELINING is announced (RFC 2920)."""
@@ -229,11 +229,13 @@ class Connection:
 
         Raises `InDoubt` where none comes, `ChunkRefused` where a chunk before it was refused.
         """
-        until = self._stream.seconds() + seconds
         try:
-            while self._core.chunks_owed:
-                self._check_chunk(await self.reply(until - self._stream.seconds()))
-            return await self.reply(until - self._stream.seconds())
+            if self._core.chunks_owed:
+                until = self._stream.seconds() + seconds
+                while self._core.chunks_owed:
+                    self._check_chunk(await self.reply(until - self._stream.seconds()))
+                seconds = until - self._stream.seconds()
+            return await self.reply(seconds)
         except ChunkRefused:
             raise
         except Broken as error:

@@ -31,6 +31,8 @@ from smtpproxy.upstream.errors import (
 from smtpproxy.upstream.resumable import Resumable
 from smtpproxy.values import value
 
+_AUTO = Identity.AUTO  # see `smtp.client`
+
 
 @value
 class Caller:
@@ -168,7 +170,7 @@ def _without_tls(wanted: Tls) -> type[Exception]:
 def wants_introduction(connection: Connection) -> bool:
     """Is the upstream told by XCLIENT who the client is, or must it be?"""
     identity = connection.upstream.identity
-    if identity is Identity.AUTO:
+    if identity is _AUTO:
         return "XCLIENT" in connection.extensions
     return identity is Identity.XCLIENT
 
