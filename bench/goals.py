@@ -51,7 +51,7 @@ def goals(results: Results) -> Iterator[Goal]:
     yield Goal(f"{one}: CPU of nginx", ratio(cpu, "one-20", NGINX), 0.85)
     yield Goal(f"{one}: messages/s of direct", ratio(rate, "one-20", DIRECT), 0.8, True)
     yield Goal(f"{one}: CPU of Haraka", ratio(cpu, "one-20", HARAKA), 0.1)
-    reused = ratio(cpu, "all-on", NGINX, REUSING, "one-20")
+    reused = ratio(cpu, "all-on", NGINX, REUSING)
     yield Goal(f"{one}, upstream connections reused: CPU of nginx", reused, 0.6)
     yield Goal(f"{one}, XCLIENT: CPU of nginx", ratio(cpu, "xclient", NGINX), 1.0)
     pipelining = ratio(rate, "pipelining", NGINX)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import quota, rows
-from bench.rivals import Rival, smtpproxy
+from bench.rivals import Rival, nginx, smtpproxy
 from bench.workloads import DOMAINS, Workload
 from tests.support.mariadb import DATABASE, PASSWORD, USER, MariaDb
 from tests.support.processes import short_folder
@@ -24,7 +24,8 @@ def variants(workload: Workload, upstream: int, count: int) -> Iterator[list[Riv
     """Those for this workload; `count`: the rows of the CSV file."""
     with ExitStack() as stack:
         if workload.variants == "all-on":
-            yield [smtpproxy(), smtpproxy("all on (JSON log)", ALL_ON), reusing()]
+            # nginx is the measure of connections that are used again: in turn with them.
+            yield [smtpproxy(), smtpproxy("all on (JSON log)", ALL_ON), reusing(), nginx()]
             return
         if workload.variants == "workers":
             yield _workers()

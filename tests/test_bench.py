@@ -16,7 +16,7 @@ from bench import accounts, idle, plot
 from bench.__main__ import main
 from bench.clients import GaveUp, held, send
 from bench.figures import Figure, collected, table
-from bench.goals import Goal, goals
+from bench.goals import REUSING, Goal, goals
 from bench.load import Plan, flights
 from bench.marks import END, Reading, body, header
 from bench.report import FIRST, LAST, into
@@ -24,6 +24,7 @@ from bench.results import DIRECT, OURS, Outcome, Results, Round, read
 from bench.rivals import haproxy, nginx, smtpproxy
 from bench.sink import Options
 from bench.upstreams import Lost, Sink, check
+from bench.variants import REUSED
 from bench.wire import Loop
 from bench.workloads import STAGES, WORKLOADS
 from tests.support.mail_server import MailServer
@@ -265,6 +266,8 @@ RESULTS = Results(
             Outcome("HAProxy tcp", left_out="HAProxy is not installed"),
         ],
         "10mb": [outcome("nginx", 200, 10), outcome(OURS, 100, 20)],
+        "all-on": [outcome("nginx", 220, 900), outcome(REUSING, 110, 1100)],
+        "workers": [outcome(f"{OURS}, {n} workers", 200, 500 * n) for n in (1, 2)],
     },
     {"hello": {"nginx": 5000.0, OURS: 4000.0}},
     {"direct": ["EHLO", "MAIL DATA", "content", "QUIT"]},
@@ -288,6 +291,8 @@ def test_goals_are_ratios():
         f"met: 0.85 \u00d7 (goal \u2265 0.8 \u00d7) {one}: messages/s of direct",
         f"not measured: (goal \u2264 0.1 \u00d7) {one}: CPU of Haraka",
     ]
+    assert f"met: 0.50 \u00d7 (goal \u2264 0.6 \u00d7) {one}, {REUSED}: CPU of nginx" in found
+    assert "met: 2.00 \u00d7 (goal \u2265 1.9 \u00d7) 2 workers: messages/s of 1" in found
     assert "met: 2.00 \u00d7 (goal \u2265 1.5 \u00d7) 10 MB messages: MB/s of nginx" in found
     assert "met: 4.00 KB (goal \u2264 5 KB) memory of a session after EHLO" in found
     added = "one at a time: 99th percentile of the time added"
