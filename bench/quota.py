@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-PERIOD = 100_000  # microseconds that a quota is of
+PERIOD = 20_000  # microseconds that a quota is of; of long ones, the ends of a round tell more
 
 _FIRST = Path("/sys/fs/cgroup/cpu")  # version 1
 _SECOND = Path("/sys/fs/cgroup")
