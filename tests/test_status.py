@@ -14,8 +14,9 @@ from smtpproxy.cli import main, status
 from smtpproxy.events import Connected, Side
 from smtpproxy.logs.fields import relay
 from smtpproxy.recent import COUNTED, MINUTES, MOST_REFUSALS, MOST_SERVERS, Recent
+from smtpproxy.reload import Outcome
 from smtpproxy.smtp.replies import Reply
-from smtpproxy.status import merged
+from smtpproxy.status import MOST_LINES, last_reload, merged
 from tests.support.dialogue import GREETING, ONE, World, upstream_greets
 from tests.support.log_events import BOUNCED, CLIENT, DEFERRED, SAMPLES, SENT, SESSION
 from tests.support.mail_server import MailServer
@@ -189,6 +190,12 @@ def test_of_many_sessions_the_oldest_and_the_newest() -> None:
         world.connect()
     shown = [view.session[-1] for view in world.sessions.views(4)]
     assert shown == ["1", "2", "9", "A"]
+
+
+def test_of_a_reload_only_so_much_is_told() -> None:
+    faults = tuple(f"fault {number}" for number in range(MOST_LINES - 1))
+    told = last_reload(Outcome(False, faults, ("one warning", "another")))
+    assert (told["taken"], told["lines"]) == (False, [*faults, "one warning"])
 
 
 # Several processes
