@@ -136,11 +136,16 @@ class ReplyReader:
             if self._octets > MAX_REPLY or len(self._lines) > MAX_REPLY_LINES:
                 raise ProtocolError("a reply that is too long")
             if not more:
-                reply = Reply(reply.code, tuple(self._lines))
+                reply = _of_lines(reply.code, tuple(self._lines))
                 self._lines.clear()
                 self._octets = 0
                 return reply
         return None
+
+
+@lru_cache(64)  # as what a server announces
+def _of_lines(code: int, lines: tuple[bytes, ...]) -> Reply:
+    return Reply(code, lines)
 
 
 @lru_cache(512)  # servers say the same again and again
