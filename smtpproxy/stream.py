@@ -192,7 +192,8 @@ class Stream(Protocol):
         if not self.lost and not self._closing:
             self.transport.unregisterProducer()
             self._closing = self._deadlines.add(seconds, self._let_go)
-            self._go_on_reading()
+            if self._reading_paused:
+                self._go_on_reading()
 
     def _let_go(self) -> None:
         self._closing = self._deadlines.add(CLOSE_TIME, self.abort)
