@@ -166,6 +166,21 @@ def test_a_certificate_that_must_verify_and_does_not_gets_no_mail(postfix, folde
     assert postfix.delivered(ALICE) == []
 
 
+def test_the_second_connection_resumes_the_tls_session(authority, folder):
+    need("postfix", root=True)
+    settings = Settings(
+        certificate=authority.certificate("127.0.0.1"), main={"smtpd_tls_loglevel": "2"}
+    )
+    once = {"keep_idle": "0s"}
+    with short_folder() as path, Postfix(path, settings) as postfix:
+        rows = [row(ALICE, postfix.server, verify=True)]
+        with Proxy(folder, rows, tls_ca=authority.file, upstreams=once) as proxy:
+            for _ in range(2):
+                send(proxy.port, folder, OURS["plain"])
+                postfix.take(ALICE)
+        postfix.logged("Reusing old session")
+
+
 # Where XCLIENT is not used
 
 COLUMNS = "pattern;server;tls_verify;identity"
