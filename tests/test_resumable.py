@@ -13,17 +13,17 @@ from smtpproxy.routing import Server, Tls, Upstream
 from smtpproxy.smtp.commands import Verb
 from smtpproxy.smtp.extensions import Extensions
 from smtpproxy.smtp.replies import Reply
-from smtpproxy.upstream.errors import NotVerified
-from smtpproxy.upstream.handshake import Manners, secure
+from smtpproxy.upstream.errors import Broken, NotVerified
+from smtpproxy.upstream.handshake import Manners, NotResumed, secure
 from smtpproxy.upstream.resumable import LIFE, MOST, Resumable
 from tests.support.certificates import Authority, Certificate
 from tests.test_tls import context_of, move, shake
 
 
 class FakeConnection:
-    """As `upstream.Connection`: it has said EHLO to a server that holds `context`."""
+    """As `upstream.Connection`: it has said EHLO to a server that holds `context`, or hangs up."""
 
-    def __init__(self, context: SSL.Context, wish: Tls, now: float) -> None:
+    def __init__(self, context: SSL.Context | None, wish: Tls, now: float) -> None:
         self.server = Server("mx1.test")
         self.address = "192.0.2.1"
         self.upstream = Upstream((self.server,), wish)
@@ -39,6 +39,8 @@ class FakeConnection:
         return Reply(220 if command.verb is Verb.STARTTLS else 250, (b"ok",))
 
     async def start_tls(self, creator: tls.ClientTls, seconds: float) -> SSL.Connection:
+        if self._context is None:
+            raise Broken("TLS handshake: it hangs up")
         self.secured = creator.clientConnectionForTLS(None)
         self._peer = tls.server_connection(self._context)
         shake(self.secured, self._peer)
@@ -49,14 +51,14 @@ class World:
     """One generation, and the server that it connects to."""
 
     def __init__(self, authority: Authority, certificate: Certificate) -> None:
-        self.context = context_of(certificate)
+        self.context: SSL.Context | None = context_of(certificate)
         self.manners = Manners("mx.example.net", tls.client_context(authority.file), 1.0, 1.0)
 
-    def connects(self, wish: Tls = Tls.VERIFY, at: float = 0.0) -> bool:
+    def connects(self, wish: Tls = Tls.VERIFY, at: float = 0.0, resume: bool = True) -> bool:
         """At that time; was the TLS session resumed?"""
         connection = FakeConnection(self.context, wish, at)
         with pytest.raises(StopIteration):  # nothing is waited for
-            secure(connection, self.manners).send(None)  # type: ignore[arg-type]
+            secure(connection, self.manners, resume).send(None)  # type: ignore[arg-type]
         connection.secured.shutdown()  # to OpenSSL, the session is spoilt without
         return tls.resumed(connection.secured)
 
@@ -97,6 +99,23 @@ def test_a_session_that_did_not_verify_where_it_had_to_is_not_kept(authority) ->
     assert not world.connects()
 
 
+def test_where_resuming_fails_nothing_is_resumed_for_a_while(world) -> None:
+    assert [world.connects(at=at) for at in (0, 1)] == [False, True]
+    context, world.context = world.context, None
+    with pytest.raises(NotResumed, match="hangs up"):
+        world.connects(at=2)
+    with pytest.raises(NotVerified, match="hangs up"):
+        world.connects(at=2)
+    world.context = context
+    resumed = [world.connects(at=at) for at in (3, 4, 2 + LIFE, 3 + LIFE)]
+    assert resumed == [False, False, False, True]
+
+
+def test_nothing_is_resumed_where_nothing_is_to_be(world) -> None:
+    world.connects()
+    assert not world.connects(resume=False)
+
+
 ONE, OTHER = Server("mx1.test"), Server("mx2.test")
 
 
@@ -119,8 +138,17 @@ def test_a_session_is_for_the_same_server_address_and_wishes_and_not_for_long(se
         (ONE, "192.0.2.1", Tls.MAY),
     ):
         assert resumable.find(another, 100.0) is None
-    resumable.forget(party)
-    assert resumable.find(party, 100.0) is None
+
+
+def test_where_resuming_has_failed_it_is_not_tried_for_a_while(session) -> None:
+    resumable = Resumable()
+    party = (ONE, "192.0.2.1", Tls.MAY)
+    resumable.keep(party, session, 0.0)
+    resumable.refuse(party, 1.0)
+    resumable.keep(party, session, 2.0)
+    assert resumable.find(party, 2.0) is None
+    resumable.keep(party, session, 1.0 + LIFE)
+    assert resumable.find(party, 1.0 + LIFE) is session
 
 
 def test_of_more_servers_than_that_the_oldest_session_goes(session) -> None:

@@ -27,6 +27,7 @@ from smtpproxy.upstream.errors import (
 from smtpproxy.upstream.handshake import (
     Caller,
     Manners,
+    NotResumed,
     TlsFailed,
     announce,
     greet,
@@ -189,12 +190,15 @@ class Connector:
         if self._is_ourselves(attempt.end.address, attempt.end.server.port):
             raise Ourselves
         try:
-            return await self._open(attempt, starttls=True)
+            try:
+                return await self._open(attempt, starttls=True)
+            except NotResumed:  # it may be that alone which the other side cannot bear
+                return await self._open(attempt, starttls=True, resume=False)
         except TlsFailed:
             # Encryption nobody can rely on is not worth the mail: again, in clear.
             return await self._open(attempt, starttls=False)
 
-    async def _open(self, attempt: _Attempt, starttls: bool) -> Connection:
+    async def _open(self, attempt: _Attempt, starttls: bool, resume: bool = True) -> Connection:
         """Ready for the mail of its caller; without one, for none."""
         end, caller = attempt.end, attempt.caller
         began = self._deadlines.seconds()
@@ -209,7 +213,7 @@ class Connector:
             await greet(connection, manners)
             await hello(connection, manners)
             if starttls:
-                await secure(connection, manners)
+                await secure(connection, manners, resume)
             well = True  # what is said from here on, is said of the client
             if self._health:
                 self._health.well(end.server, end.address)

@@ -73,6 +73,13 @@ class TlsFailed(Exception):
     """The TLS handshake failed, and need not have succeeded: the connection is lost for it."""
 
 
+class NotResumed(Exception):
+    """The TLS handshake failed, but was none that begins at the beginning: a new connection may do.
+
+    It says nothing about clear text, which may be out of the question.
+    """
+
+
 async def announce(connection: Connection, caller: Caller, manners: Manners) -> Manners:
     """The PROXY protocol's header, where the upstream is to get one: before anything else.
 
@@ -120,12 +127,15 @@ def _hello(connection: Connection, name: str, esmtp: bool = True) -> Hello:
     return Hello(name, Verb.EHLO if esmtp else Verb.HELO)
 
 
-async def secure(connection: Connection, manners: Manners) -> None:
+async def secure(connection: Connection, manners: Manners, resume: bool = True) -> None:
     """STARTTLS where it is offered, then EHLO again; on a Unix socket only where it must be.
+
+    `resume`: a TLS session of before, where there is one.
 
     Raises `NotVerified` where the certificate must verify and does not, or cannot for want
     of TLS behind the offer, `NotEncrypted` where there must be TLS and is none; `TlsFailed` where
-    that need not be, and a new connection in clear may do.
+    that need not be, and a new connection in clear may do; `NotResumed` where one may do that
+    resumes nothing.
     """
     wanted = connection.upstream.tls
     # What goes through a Unix socket stays on this host, and no certificate is for a path.
@@ -144,12 +154,14 @@ async def secure(connection: Connection, manners: Manners) -> None:
         raise _without_tls(wanted)(f"it refused STARTTLS: {reply}")
     host = connection.server.host
     party = connection.server, connection.address, wanted
-    known = manners.resumable.find(party, connection.seconds())
+    known = manners.resumable.find(party, connection.seconds()) if resume else None
     creator = tls.ClientTls(manners.tls_context, host, known)
     try:
         secured = await connection.start_tls(creator, manners.connect_time)
     except Broken as error:
-        manners.resumable.forget(party)  # in case that it is what the other side cannot bear
+        if known is not None:
+            manners.resumable.refuse(party, connection.seconds())
+            raise NotResumed(str(error)) from error
         raise _without_tls(wanted)(str(error)) from error
     flaw = tls.verify(secured, host)
     connection.tls = tls.describe(secured, verified=not flaw)

@@ -6,7 +6,7 @@ from OpenSSL import SSL
 
 from smtpproxy.routing import Server, Tls
 
-LIFE = 600.0  # seconds: so long a certificate that was judged is not looked at again
+LIFE = 600.0  # seconds: so long what was found of a certificate, or of resuming, counts
 MOST = 256  # sessions, of some 10 KB each
 
 Party = tuple[Server, str, Tls]
@@ -21,7 +21,7 @@ class Resumable:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[Party, tuple[SSL.Session, float]] = {}
+        self._kept: dict[Party, tuple[SSL.Session | None, float]] = {}
 
     def find(self, party: Party, now: float) -> SSL.Session | None:
         """One to be offered; whoever does not know it any more shakes hands as ever."""
@@ -30,12 +30,16 @@ class Resumable:
 
     def keep(self, party: Party, session: SSL.Session | None, now: float) -> None:
         """Its time begins here, and does not begin anew when it is resumed."""
-        self.forget(party)
-        if session is None:
-            return
-        if len(self._kept) >= MOST:
-            self.forget(next(iter(self._kept)))  # the oldest
-        self._kept[party] = session, now + LIFE
+        known, until = self._kept.get(party, (session, now))
+        if known is not None or until <= now:
+            self._note(party, session, now)
 
-    def forget(self, party: Party) -> None:
+    def refuse(self, party: Party, now: float) -> None:
+        """Resuming a session has failed there: none is kept for a while."""
+        self._note(party, None, now)
+
+    def _note(self, party: Party, session: SSL.Session | None, now: float) -> None:
         self._kept.pop(party, None)
+        if len(self._kept) >= MOST:
+            del self._kept[next(iter(self._kept))]  # the oldest
+        self._kept[party] = session, now + LIFE

@@ -85,6 +85,7 @@ class TlsServer:
     certificate: Certificate | None
     told: list[tuple[int, bool, str]] = field(default_factory=list)  # connection, encrypted, line
     asked_for: list[str | None] = field(default_factory=list)  # names, in SNI
+    stumbles: int = 0  # handshakes to come in which it does not speak TLS
     resumed: list[bool] = field(default_factory=list)  # of each handshake: it was not a whole one
 
     def __post_init__(self) -> None:
@@ -133,7 +134,8 @@ class TlsServer:
                     say("250 mx1.test" if encrypted else "250-mx1.test\r\n250 STARTTLS")
                 elif verb == "STARTTLS":
                     say("220 go")
-                    if self.certificate is None:
+                    if self.certificate is None or self.stumbles > 0:
+                        self.stumbles -= 1
                         connection.recv(1)
                         say("this is no handshake")
                         break
