@@ -29,6 +29,7 @@ from smtpproxy.deadlines import Deadlines, TimedOut
 from smtpproxy.tasks import start
 from smtpproxy.transport import Acceptor, Poll, Transport, connect
 from smtpproxy.transport.acceptor import REST
+from smtpproxy.transport.poll import ROUNDS
 from smtpproxy.transport.secured import RECORD, Secured
 from tests import test_stream
 from tests.support.certificates import Certificate
@@ -251,6 +252,26 @@ def test_what_is_wrong_in_a_protocol_ends_its_connection_alone(turning) -> None:
     good.close()
 
 
+def test_what_comes_meanwhile_does_not_wait_for_the_reactor(turning) -> None:
+    one, two = Ends(turning, "unix"), Ends(turning, "unix")
+    one.recorder.on_data = lambda: two.peer.send(b"y")
+    one.peer.send(b"x")
+    turning.poll.doRead()
+    assert two.recorder.received == b"y"
+    one.close()
+    two.close()
+
+
+def test_the_reactor_has_its_turn_however_much_comes(turning) -> None:
+    ends = Ends(turning, "unix")
+    ends.recorder.on_data = lambda: ends.peer.send(b"x")
+    ends.peer.send(b"x")
+    turning.poll.doRead()
+    assert len(ends.recorder.received) == ROUNDS
+    ends.recorder.on_data = lambda: None
+    ends.close()
+
+
 def test_an_event_is_not_for_the_socket_that_got_the_number(turning) -> None:
     """Two are ready; the first ends the second, and a new one gets its number."""
     both = [Ends(turning), Ends(turning)]
@@ -268,7 +289,7 @@ def test_an_event_is_not_for_the_socket_that_got_the_number(turning) -> None:
     for ends, other in (both, both[::-1]):
         ends.recorder.on_data = partial(replace, other)
         ends.peer.send(b"x")
-    turning.poll.doRead()
+    turning.poll.serve()
     assert third.transport is not None
     assert third.received == b"", "the event was for another one"
     turning.turn()

@@ -16,7 +16,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-MOST = 128  # events in one go, before the reactor has its turn
+MOST = 128  # events in one go
+ROUNDS = 4  # of them, before the reactor has its turn
 
 log = Logger()
 
@@ -94,10 +95,18 @@ class Poll:
         return int(self._epoll.fileno())
 
     def doRead(self) -> None:
+        # Who was answered may have said more by now: asking costs less than the reactor's turn.
+        for _ in range(ROUNDS):
+            if not self.serve():
+                return
+
+    def serve(self) -> bool:
+        """Tell those that are ready now; whether there are any."""
         self._busy = True
         self._new.clear()
         watched, new = self._watched, self._new
-        for fd, events in self._epoll.poll(0, MOST):
+        ready = self._epoll.poll(0, MOST)
+        for fd, events in ready:
             descriptor = watched.get(fd)
             # One that is new has the number of one that was closed, which the event is about.
             if descriptor is None or fd in new:
@@ -110,6 +119,7 @@ class Poll:
         self._busy = False
         if self._later:
             self._run_later()
+        return bool(ready)
 
     def _give_up(self, descriptor: Descriptor) -> None:
         try:
