@@ -56,21 +56,21 @@ class Patience:
             except TimedOut:
                 raise (self._late(inside, left) if left < rest else self._over()) from None
             core.receive(data)
+            event = core.next_event()
+            if event is not None and not inside:  # as most commands come: whole
+                break
             before, now = now, self._now()
             left -= now - before
             if inside:
                 left = self._refilled(left, len(data))
-            event = core.next_event()
-            if event is None and not inside and core.inside_content:
+            elif core.inside_content:
                 inside, left = True, self._profile.data_time  # a chunk that is refused has begun
         self._stock = left if inside else self._profile.data_time
         return event
 
     def _refilled(self, left: float, octets: int) -> float:
-        rate = self._profile.limits.data_rate
-        return (
-            min(self._profile.data_time, left + octets / rate) if rate else self._profile.data_time
-        )
+        data_time, rate = self._profile.data_time, self._profile.limits.data_rate
+        return min(data_time, left + octets / rate) if rate else data_time
 
     def _over(self) -> TimedOut:
         return TooSlow(
