@@ -225,9 +225,9 @@ class Stream(Protocol):
         if self._closing:
             return
         self._received = self._received + data if self._received else data
-        if len(self._received) >= HIGH_WATER:
-            self.hold()
         self._waiter.fire(_Awaited.DATA)
+        if len(self._received) >= HIGH_WATER:  # which nobody waited for
+            self.hold()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.lost = Disconnected(reason.getErrorMessage())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from smtpproxy.events import Disconnected, Side, TransactionEnded
 from smtpproxy.listener.acquaintance import Acquaintance
-from smtpproxy.listener.session import Session
+from smtpproxy.listener.session import TURN, Session
 from smtpproxy.relay import Transaction
+from smtpproxy.smtp.server import Content
 from smtpproxy.stream import Stream
 from smtpproxy.tasks import Task
 from smtpproxy.upstream import Connection
@@ -389,3 +392,37 @@ def test_a_browser_is_sent_away_at_once() -> None:
         S: 421 4.7.0 This is an SMTP server
         S closed
     """)
+
+
+def are_there(kind: type) -> bool:
+    return any(isinstance(each, kind) for each in gc.get_objects())
+
+
+PART = b"a part of a line, "
+DATA_ACCEPTED = ONE_BOUND + "C: DATA\nP1: DATA\nU1: 354 go\nS: 354 go\n"
+
+
+def test_content_is_let_go_once_the_upstream_has_it() -> None:
+    world = started().play(DATA_ACCEPTED)
+    upstream = world.upstream(1)
+    world.client.deliver(PART)
+    assert upstream.said == PART and not are_there(Content)
+    upstream.stalled = True
+    world.client.deliver(PART)
+    assert world.client.paused
+    upstream.drained()
+    assert upstream.said == PART * 2 and not are_there(Content) and not world.client.paused
+
+
+def test_nothing_is_read_from_a_client_while_the_others_have_their_turn() -> None:
+    world = started().play(DATA_ACCEPTED)
+    for _ in range(2 * TURN):
+        world.client.deliver(PART)
+    assert world.client.paused and len(world.upstream(1).said) < TURN * len(PART)
+    while world.client.paused:
+        world.clock.advance(0)
+    assert world.upstream(1).said == PART * 2 * TURN
+    world.upstream(1).said.clear()
+    world.play("C: \\r\\n.\nP1:\nP1: .\nU1: 250 Ok\nS: 250 Ok\nC gone\nP1: QUIT")
+    (ended,) = world.said(TransactionEnded)
+    assert "content" in ended.phases  # nobody was waited for

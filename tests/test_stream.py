@@ -141,6 +141,13 @@ def test_reading_pauses_at_the_high_water_mark_and_resumes(ends) -> None:
     assert ends.stream.take() == b"behind"
 
 
+def test_reading_goes_on_where_somebody_waits_for_it(ends) -> None:
+    ends.peer.pauseProducing = None  # it is not to be called
+    got = begun(ends.stream.receive(5))
+    ends.peer.deliver(b"x" * HIGH_WATER)
+    assert got == [b"x" * HIGH_WATER]
+
+
 def test_drain_waits_while_the_other_side_takes_nothing(ends) -> None:
     ends.stream.write(b"one")
     assert begun(ends.stream.drain(5)) == [None]

@@ -270,6 +270,7 @@ class Session:
         while core.state is not State.ENDED:
             said += 1
             if said % TURN == 0:  # the others have waited while this one had much to say
+                self._stream.hold()
                 await self._deadlines.turn()
             if self._stopping and self._nothing_accepted:
                 raise Stopping
@@ -297,8 +298,10 @@ class Session:
         match event:
             case Content():
                 assert self._transaction is not None
-                self._stream.hold()  # what the upstream does not take stays with the client
-                await self._transaction.message.content(event)
+                self._transaction.message.content(event)
+                if self._transaction.message.choked:
+                    self._stream.hold()  # what the upstream does not take stays with the client
+                    await self._transaction.message.drained()
                 return None
             case Bdat():
                 assert self._transaction is not None

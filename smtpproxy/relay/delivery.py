@@ -180,6 +180,11 @@ class Delivery:
             data, self._held = self._held, data
             self._write(data)
 
+    @property
+    def choked(self) -> bool:
+        """The upstream may have to be waited for: `drained` tells."""
+        return self.chunked or self.connection.choked
+
     def drained(self, seconds: float) -> Awaitable[None]:
         """Wait, at most `seconds`, while the upstream takes no content."""
         return self.connection.drained(seconds)

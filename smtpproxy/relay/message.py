@@ -58,7 +58,7 @@ class Message:
         self._phases = phases
         self._address = address
         self._each = each
-        self._live: list[Delivery] = []  # those that take the content
+        self._live: dict[Delivery, int] = {}  # those that take the content: so many octets at most
         self._until = 0.0  # when the last answers must be there
 
     @property
@@ -76,7 +76,7 @@ class Message:
             return self.verdict
         self.verdict = None
         self._begin(verdicts)
-        return verdicts[self._live[0]]
+        return verdicts[next(iter(self._live))]
 
     async def chunk(self) -> None:
         """The client begins a chunk of the message."""
@@ -112,23 +112,31 @@ class Message:
         for delivery, verdict in verdicts.items():
             if not verdict.reply.positive:
                 delivery.failure = verdict
-        self._live = [each for each in verdicts if each.failure is None]
+        self._live = {each: self._most_bytes(each) for each in verdicts if each.failure is None}
 
-    async def content(self, part: Content) -> None:
+    def content(self, part: Content) -> None:
         """Carry a part of the message on; where that failed, the rest is only taken in."""
         self.size = part.size
         if len(self.head) < HEAD:
             self.head += part.data[:HEAD]
-        for delivery in tuple(self._live):
-            if part.size > self._most_bytes(delivery):
+        for delivery, most in tuple(self._live.items()):
+            if part.size > most:
                 self._fail(delivery, Verdict(TOO_BIG, Side.PROXY))
                 continue
             try:
                 delivery.content(part.data, part.last)
             except Broken as error:
                 self._fail(delivery, Verdict.of_broken(error))
-        if part.last and not any(each.chunked for each in self._live):
-            return  # it goes with the end
+        if not part.last:  # which goes with the end
+            self._phases.seconds.setdefault("content", 0.0)
+
+    @property
+    def choked(self) -> bool:
+        """An upstream has to take some of the content before it gets more: `drained` waits."""
+        return any(each.choked for each in self._live)
+
+    async def drained(self) -> None:
+        """Wait, within the time for a reply, while an upstream takes no content."""
         began = self._now()
         until = began + self._relaying.times.reply
         try:
@@ -184,7 +192,7 @@ class Message:
 
     def _flaw(self, delivery: Delivery, end: EndOfContent) -> Reply | None:
         """Why an upstream cannot be given a message that is known to its end."""
-        if end.size > self._most_bytes(delivery):
+        if end.size > self._live[delivery]:
             return TOO_BIG
         if end.header_size > self._relaying.max_header_bytes:
             return HEADER_TOO_BIG
@@ -203,7 +211,7 @@ class Message:
     def _fail(self, delivery: Delivery, verdict: Verdict) -> None:
         """An upstream does not get the message."""
         delivery.fail(self._told(delivery, verdict))
-        self._live.remove(delivery)
+        del self._live[delivery]
 
     def _told(self, delivery: Delivery, verdict: Verdict) -> Verdict:
         """What the client is told of what one upstream says."""

@@ -163,7 +163,10 @@ class Connection:
 
         Raises `EarlyReply` where the upstream answered before the end.
         """
-        self._check_early()
+        if self._stream.unread or not self._core.quiet:
+            self._check_early()
+        if self.broken:
+            raise Broken(self.broken)
         self._stream.write(self._core.send_content(data))
         if self._tap.watch is not None:
             self._octets += len(data)
@@ -180,6 +183,11 @@ class Connection:
             raise self._break(str(error)) from error
         if self._tap.watch is not None:
             self._tell("P", (b"BDAT %d" % len(data), *content_line(len(data))))
+
+    @property
+    def choked(self) -> bool:
+        """The upstream does not take what was sent, or never will: `drained` tells."""
+        return self._stream.choked
 
     async def drained(self, seconds: float) -> None:
         """Wait, at most `seconds`, while the upstream takes no content; raises as it is sent."""
