@@ -27,7 +27,7 @@ from zope.interface import implementer
 from smtpproxy.transport.poll import Poll
 from smtpproxy.transport.secured import RECORD, Lost, Secured
 
-READ_SIZE = 64 * 1024  # octets read at once
+READ_SIZE = 96 * 1024  # octets read at once; a session holds as many where nobody takes them
 ROUNDS = 4  # of reading in one go, where there is so much
 LAST_READS = 16  # of what a peer has said, at the end
 
