@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from smtpproxy.events import TransactionEnded
 from smtpproxy.relay import doubt
-from smtpproxy.relay.doubt import HEAD, KEPT, Doubts
+from smtpproxy.relay.doubt import HEAD, KEPT, Doubts, essence
 from smtpproxy.routing import Server, Upstream
 from tests.support.dialogue import GREETING, ONE, Settings, World, upstream_greets
 from tests.support.mail_server import MailServer
@@ -126,6 +126,25 @@ def test_how_the_content_was_cut_does_not_matter(it: Kept) -> None:
     assert it.came_again(head=content[: 2 * HEAD - 1])
 
 
+@pytest.mark.parametrize(
+    ("header", "size"),
+    [
+        (FIRST.removesuffix(b"\r\n\r\nhello\r\n"), 48),
+        (b"Message-ID:", HEAD),
+        (b"Subject: x", HEAD),
+        (b"X: y\r\n" * HEAD + FIRST, HEAD),
+        (b"", HEAD),
+    ],
+)
+def test_the_essence_is_enough(it: Kept, header: bytes, size: int) -> None:
+    head = header + b"\r\n\r\n" + b"x" * HEAD
+    assert len(essence(head)) == size
+    it.doubts.remember(ME, [YOU], head)
+    assert it.came_again(head=essence(head))
+    it.doubts.remember(ME, [YOU], essence(head))
+    assert it.came_again(head=head)
+
+
 @given(st.binary(max_size=200), st.binary(max_size=200))
 def test_any_content_is_taken(one: bytes, other: bytes) -> None:
     it = Kept()
@@ -220,6 +239,20 @@ def test_the_head_is_bounded(world: World) -> None:
     transaction = session._transaction
     assert transaction is not None
     assert HEAD <= len(transaction.message.head) < 2 * HEAD
+
+
+def test_of_the_head_only_the_essence_is_kept_where_the_upstream_takes_none(world: World) -> None:
+    world.play(sent(1, "").partition("C: Message-ID")[0])
+    world.upstream(1).stalled = True
+    world.client.deliver(FIRST + b"x" * HEAD + b"\r\n")
+    (session,) = world.sessions._running
+    transaction = session._transaction
+    assert transaction is not None and transaction.message.head == essence(FIRST)
+    world.upstream(1).drained()
+    world.client.deliver(b"more\r\n.\r\n")
+    world.upstream(1).said.clear()
+    world.play("U1 gone\nS: 451 4.4.2 ...\n").play(sent(2, TAKEN))
+    assert ends(world) == [(True, False), (False, True)]
 
 
 def test_over_lmtp_each_recipient_has_its_own_doubt() -> None:

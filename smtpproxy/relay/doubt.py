@@ -77,9 +77,16 @@ class Doubts:
         return until
 
 
-def _digest(head: bytes) -> bytes:
-    """The same for a message whenever it comes, by its Message-ID, or if it has none, by `head`."""
+def essence(head: bytes) -> bytes:
+    """As much of the first part of a message as it is remembered by: often a lot less."""
     head = head[:HEAD]
     header, _, _ = head.partition(b"\r\n\r\n")
     found = _MESSAGE_ID.search(header)
+    return header if found and found[1].strip() else head
+
+
+def _digest(head: bytes) -> bytes:
+    """The same for a message whenever it comes, by its Message-ID, or if it has none, by `head`."""
+    head = essence(head)
+    found = _MESSAGE_ID.search(head.partition(b"\r\n\r\n")[0])
     return blake2b((found and found[1].strip()) or head, digest_size=16).digest()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from smtpproxy.events import Side
 from smtpproxy.relay.carried import NOT_8BIT, NOT_UTF8, TOO_BIG
 from smtpproxy.relay.delivery import Delivery
-from smtpproxy.relay.doubt import HEAD
+from smtpproxy.relay.doubt import HEAD, essence
 from smtpproxy.relay.relaying import Phases, Relaying
 from smtpproxy.relay.verdict import Verdict
 from smtpproxy.smtp.replies import Reply
@@ -49,7 +49,8 @@ class Message:
         `address` is the client's.
         """
         self.size = 0  # octets so far
-        self.head = b""  # the first octets (see `Doubts`)
+        self.head = b""  # the first octets (see `Doubts`), or the essence of them
+        self._head_whole = False
         self.verdict: Verdict | None = None  # on all of it, where there is one
         self.finishing = False  # its end is on its way: wait for the answers, come what may
         self._accepted = accepted
@@ -117,8 +118,9 @@ class Message:
     def content(self, part: Content) -> None:
         """Carry a part of the message on; where that failed, the rest is only taken in."""
         self.size = part.size
-        if len(self.head) < HEAD:
+        if not self._head_whole:
             self.head += part.data[:HEAD]
+            self._head_whole = len(self.head) >= HEAD
         for delivery, most in tuple(self._live.items()):
             if part.size > most:
                 self._fail(delivery, Verdict(TOO_BIG, Side.PROXY))
@@ -137,6 +139,8 @@ class Message:
 
     async def drained(self) -> None:
         """Wait, within the time for a reply, while an upstream takes no content."""
+        if self._head_whole:  # so that less is held meanwhile
+            self.head = essence(self.head)
         began = self._now()
         until = began + self._relaying.times.reply
         try:
