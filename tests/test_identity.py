@@ -7,13 +7,16 @@ from email import message_from_bytes, policy
 from email.utils import parsedate_to_datetime
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from smtpproxy import events
 from smtpproxy.events import Refused, TransactionEnded, UpstreamFailed
+from smtpproxy.listener.acquaintance import Acquaintance
 from smtpproxy.mail import TEMPUNAVAIL, UNAVAILABLE, Client, Peer
 from smtpproxy.relay import received_line
 from smtpproxy.routing import Identity, Row, Tls
 from smtpproxy.smtp.proxy_header import version1, version2
+from smtpproxy.tasks import start
 from tests.support.dialogue import (
     CLIENT,
     FIRST_RCPT,
@@ -354,3 +357,20 @@ def test_after_starttls_the_word_is_esmtps_and_the_helo_the_second_one() -> None
     assert b" with ESMTP id " in session.received("X01")
     session.tls = events.Tls("TLSv1.3", "TLS_AES_256_GCM_SHA384")
     assert b" with ESMTPS id " in session.received("X01")
+
+
+def test_who_asks_for_the_name_again_as_soon_as_it_is_known_is_told() -> None:
+    """One upstream connection is chosen by it, and then told of it."""
+    found: Deferred[str] = Deferred()
+
+    async def reverse_name(address: str) -> str:
+        return await found
+
+    who = Acquaintance(CLIENT, reverse_name)
+
+    async def ask() -> list[str]:
+        return [(await who.identify(True)).name for _ in range(2)]
+
+    asking = start(ask())
+    found.callback("client.example.com")
+    assert asking.result == ["client.example.com"] * 2
