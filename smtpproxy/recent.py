@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from smtpproxy.events import Connected, Event, Refused, Tls, TransactionEnded
-from smtpproxy.logs.fields import fields, tls
+from smtpproxy.logs.fields import fields
+from smtpproxy.logs.words import tls
 
 MINUTE = 60.0  # seconds
 MINUTES = 60

@@ -14,7 +14,7 @@ from smtpproxy import __version__
 from smtpproxy.generation import Generation
 from smtpproxy.lasting import Lasting
 from smtpproxy.listener.view import View
-from smtpproxy.logs.fields import tls
+from smtpproxy.logs.words import tls
 from smtpproxy.opening import Opened
 from smtpproxy.recent import COUNTED, MOST_REFUSALS
 from smtpproxy.reload import Outcome

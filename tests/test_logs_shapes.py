@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from smtpproxy.events import Connected, Event, Refused, Side, UpstreamFailed
-from smtpproxy.logs.fields import NAMES, fields, relay
+from smtpproxy.events import Connected, Event, Refused, Side, TransactionEnded, UpstreamFailed
+from smtpproxy.logs.fields import NAMES, fields
 from smtpproxy.logs.json_lines import JsonShape
 from smtpproxy.logs.levels import Level, level_of
 from smtpproxy.logs.text import TextShape, lines
+from smtpproxy.logs.words import relay, rounded
 from smtpproxy.smtp.replies import Reply
 from tests.support.log_events import (
     AGREES,
@@ -193,6 +196,33 @@ def test_dates() -> None:
     records = JsonShape(lambda: now[0], journal=False)
     now[0] = 1795157062.0625
     assert json.loads(records.note(Level.INFO, "x"))["time"] == "2026-11-20T06:44:22.062Z"
+
+
+@given(st.floats(0, 1e6))
+def test_seconds_are_written_as_rounded_floats(seconds: float) -> None:
+    assert rounded(seconds) == str(round(seconds, 3))
+
+
+@pytest.mark.parametrize("event", SAMPLES)
+def test_a_line_of_json_has_the_fields_and_no_others(event: Event) -> None:
+    line = JsonShape(lambda: 0, journal=False).event(Level.INFO, event)
+    found = json.loads(line, parse_float=str)
+    assert found.pop("event") == NAMES[type(event)]
+    assert (found.pop("level"), found.pop("time")) == ("info", "1970-01-01T00:00:00.000Z")
+    said = {k: rounded(v) if isinstance(v, float) else v for k, v in fields(event).items()}
+    assert list(found.items()) == list(said.items())
+
+
+def test_the_summary_has_the_fields_of_json() -> None:
+    for event in SAMPLES:
+        if isinstance(event, TransactionEnded):
+            [summary] = [said for _, said in lines(event) if ": summary " in said]
+            names = re.findall(r'(\w+)=(?:"[^"]*"|\S+)', summary)
+            assert names == [
+                name
+                for name in fields(event)
+                if name not in ("session", "transaction", "client_address", "client_port")
+            ]
 
 
 def test_levels() -> None:

@@ -12,7 +12,7 @@ import pytest
 from smtpproxy.amounts import octets, short, span
 from smtpproxy.cli import main, status
 from smtpproxy.events import Connected, Side
-from smtpproxy.logs.fields import relay
+from smtpproxy.logs.words import relay
 from smtpproxy.recent import COUNTED, MINUTES, MOST_REFUSALS, MOST_SERVERS, Recent
 from smtpproxy.reload import Outcome
 from smtpproxy.smtp.replies import Reply

@@ -7,8 +7,8 @@ UTF-8), `\uNNNN` or `\UNNNNNNNN`.  A backslash is `\x5c`, so every escape can be
 
 from __future__ import annotations
 
-import json
 import re
+from json.encoder import encode_basestring_ascii
 
 from smtpproxy.smtp.replies import Reply
 
@@ -51,12 +51,14 @@ def quoted(text: str) -> str:
     """
     if _PLAIN.fullmatch(text):
         return text
-    return json.dumps(valid(text)).replace("=", "\\u003d")
+    return json_string(text).replace("=", "\\u003d")
 
 
-def valid(text: str) -> str:
-    r"""`text` as Unicode that every JSON reader takes: a byte that is not UTF-8 is `\xNN`."""
-    return text if text.isascii() else _SURROGATE.sub(lambda match: _code(match[0]), text)
+def json_string(text: str) -> str:
+    r"""`text` as every JSON reader takes it: a byte that is not UTF-8 is `\xNN`."""
+    if not text.isascii():
+        text = _SURROGATE.sub(lambda match: _code(match[0]), text)
+    return encode_basestring_ascii(text)
 
 
 def clipped(text: str, longest: int = LONGEST) -> str:

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 
 from smtpproxy.events import Event
-from smtpproxy.logs.escape import clipped, valid
-from smtpproxy.logs.fields import NAMES, Value, fields
+from smtpproxy.logs.escape import clipped, json_string
+from smtpproxy.logs.fields import NAMES, Fields, fields
 from smtpproxy.logs.levels import Level
+from smtpproxy.logs.words import rounded
 
-_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 _LONGEST_NOTE = 8000  # characters; a traceback needs them
 
 
@@ -32,12 +32,10 @@ class JsonShape:
         """One line that belongs to no session."""
         return self._line(level, "note", {"text": clipped(text, _LONGEST_NOTE), "source": source})
 
-    def _line(self, level: Level, name: str, found: dict[str, Value]) -> str:
-        record = {"time": self._time(), "level": level.word, "event": name, **found}
-        line = _encode(record)
-        if "\\ud" in line:  # a surrogate: half of a character, or a byte that is not UTF-8
-            line = _encode({key: _valid(value) for key, value in record.items()})
-        return f"<{level:d}>{line}\n" if self._journal else f"{line}\n"
+    def _line(self, level: Level, name: str, found: Fields) -> str:
+        priority = f"<{level:d}>" if self._journal else ""
+        head = f'{{"time":"{self._time()}","level":"{level.word}","event":"{name}"'
+        return f"{priority}{head}{_members(found)}}}\n"
 
     def _time(self) -> str:
         """UTC with milliseconds (RFC 3339)."""
@@ -49,11 +47,22 @@ class JsonShape:
         return f"{self._date}.{rest:03}Z"
 
 
-def _valid(value: Value) -> Value:
-    match value:
-        case str():
-            return valid(value)
-        case list():
-            return [valid(each) for each in value]
-        case _:
-            return value
+def _members(found: Fields) -> str:
+    """Each with a comma in front.
+
+    The encoder of `json` takes twice as long: it escapes the names each time, which are ours.
+    """
+    return "".join([f',"{name}":{_VALUES[type(value)](value)}' for name, value in found.items()])
+
+
+def _array(texts: list[str]) -> str:
+    return f"[{','.join(map(json_string, texts))}]"
+
+
+_VALUES: dict[type, Callable[..., str]] = {
+    str: json_string,
+    int: str,
+    float: rounded,
+    bool: json.dumps,
+    list: _array,
+}

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import cached_property
 
 from smtpproxy.events import (
+    Connected,
+    Disconnected,
     Event,
+    Introduced,
     NotIntroduced,
     Refused,
     ShadowAnswered,
@@ -24,7 +28,7 @@ class Level(IntEnum):
     INFO = 6
     DEBUG = 7
 
-    @property
+    @cached_property
     def word(self) -> str:
         """As settings and JSON lines have it: "error", "warning", "info", "debug"."""
         return self.name.lower()
@@ -33,15 +37,17 @@ class Level(IntEnum):
 def level_of(event: Event) -> Level:
     """The level of every line that tells of `event`."""
     match event:
-        case UpstreamFailed() | TransactionEnded(in_doubt=True) | TransactionEnded(duplicate=True):
+        case Connected() | Disconnected() | Introduced():
+            return Level.INFO
+        case TransactionEnded():
+            return Level.WARNING if event.in_doubt or event.duplicate else Level.INFO
+        case Refused():  # a look-up failed, say
+            return Level.WARNING if event.error and event.by is Side.PROXY else Level.INFO
+        case UpstreamFailed():
             return Level.WARNING
-        case Refused(by=Side.PROXY, error=error) if error:  # a look-up failed, say
-            return Level.WARNING
-        case ShadowAnswered(differs=False):
-            return Level.DEBUG
-        case NotIntroduced(silent=silent):
-            return Level.DEBUG if silent else Level.WARNING
+        case ShadowAnswered():
+            return Level.INFO if event.differs else Level.DEBUG
+        case NotIntroduced():
+            return Level.DEBUG if event.silent else Level.WARNING
         case TlsStarted():  # a transaction's summary has it too
             return Level.DEBUG
-        case _:
-            return Level.INFO

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 from smtpproxy.events import (
     Connected,
@@ -22,14 +24,18 @@ from smtpproxy.events import (
     UpstreamFailed,
 )
 from smtpproxy.logs.escape import bare, bracketed, clipped, quoted, reply_text, shown
-from smtpproxy.logs.fields import counts, endpoint, logfmt, named, relay, relays, transaction
+from smtpproxy.logs.fields import Value, remarks
 from smtpproxy.logs.levels import Level
+from smtpproxy.logs.words import counts, endpoint, named, relay, relays, rounded, tls
 
 Line = tuple[str, str]  # the program, and what it says
 
 _SMTPD, _QMGR, _SMTP = "smtpd", "qmgr", "smtp"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _LONGEST_NOTE = 8000  # characters; a traceback needs them
+SUMMARY_RECIPIENTS = 20  # named in a summary; each has a line of its own as well
+
+_word = lru_cache(256)(quoted)  # of what comes again and again: a HELO name, an upstream
 
 
 class TextShape:
@@ -83,47 +89,57 @@ class TextShape:
 
 def lines(event: Event) -> list[Line]:
     """The lines that tell of `event`, without prefix."""
-    session = f"session={event.session}"
-    match event:
-        case Connected():
-            via = f" via={event.client.peer.via}" if event.client.peer.via else ""
-            return [(_SMTPD, f"connect from {named(event.client)}{via} {session}")]
-        case NotIntroduced(peer=peer, reason=reason):
-            warning = "" if event.silent else "warning: "
-            who = endpoint(peer.address, peer.port)
-            return [(_SMTPD, f"{warning}no PROXY header from {who}: {shown(reason)} {session}")]
-        case Introduced(client=client):
-            return [
-                (_SMTPD, f"XCLIENT from {client.peer.via}: client is {named(client)} {session}")
-            ]
-        case TlsStarted(tls=tls):
-            trust = "Trusted" if tls.verified else "Anonymous"
-            name = f" to {bare(tls.server_name)}" if tls.server_name else ""
-            return [
-                (
-                    _SMTPD,
-                    f"{trust} TLS connection established from {named(event.client)}{name}:"
-                    f" {shown(tls.version)} with cipher {shown(tls.cipher)} {session}",
-                )
-            ]
-        case Refused():
-            return [(_SMTPD, _reject(event))]
-        case UpstreamFailed():
-            # No "warning:" in front: so pflogsumm counts by reason and host, not by session.
-            host, _, port = relay(event.server, event.address).partition("]:")
-            port = f" (port {port})" if port else ""
-            reason = shown(event.reason)
-            return [
-                (_SMTP, f"{event.session}: connect to {host.removesuffix(']')}]: {reason}{port}")
-            ]
-        case ShadowAnswered():
-            return [(_SMTPD, _shadow(event))]
-        case TransactionEnded():
-            return _transaction(event)
-        case Disconnected():
-            ends = [(_SMTPD, _lost(event))] if event.after else []
-            text = f"{counts(event)} seconds={event.seconds:.3f} {session}"
-            return [*ends, (_SMTPD, f"disconnect from {named(event.client)} {text}")]
+    return _LINES[type(event)](event)
+
+
+def _connected(event: Connected) -> list[Line]:
+    client = event.client
+    via = f" via={client.peer.via}" if client.peer.via else ""
+    return [(_SMTPD, f"connect from {named(client)}{via} session={event.session}")]
+
+
+def _not_introduced(event: NotIntroduced) -> list[Line]:
+    warning = "" if event.silent else "warning: "
+    who, why = endpoint(event.peer.address, event.peer.port), shown(event.reason)
+    return [(_SMTPD, f"{warning}no PROXY header from {who}: {why} session={event.session}")]
+
+
+def _introduced(event: Introduced) -> list[Line]:
+    who, client = event.client.peer.via, named(event.client)
+    return [(_SMTPD, f"XCLIENT from {who}: client is {client} session={event.session}")]
+
+
+def _tls_started(event: TlsStarted) -> list[Line]:
+    tls = event.tls
+    trust = "Trusted" if tls.verified else "Anonymous"
+    name = f" to {bare(tls.server_name)}" if tls.server_name else ""
+    text = (
+        f"{trust} TLS connection established from {named(event.client)}{name}:"
+        f" {shown(tls.version)} with cipher {shown(tls.cipher)} session={event.session}"
+    )
+    return [(_SMTPD, text)]
+
+
+def _refused(event: Refused) -> list[Line]:
+    return [(_SMTPD, _reject(event))]
+
+
+def _upstream_failed(event: UpstreamFailed) -> list[Line]:
+    # No "warning:" in front: so pflogsumm counts by reason and host, not by session.
+    host, _, port = relay(event.server, event.address).partition("]:")
+    port = f" (port {port})" if port else ""
+    text = f"connect to {host.removesuffix(']')}]: {shown(event.reason)}{port}"
+    return [(_SMTP, f"{event.session}: {text}")]
+
+
+def _shadow_answered(event: ShadowAnswered) -> list[Line]:
+    return [(_SMTPD, _shadow(event))]
+
+
+def _disconnected(event: Disconnected) -> list[Line]:
+    text = f"{counts(event)} seconds={event.seconds:.3f} session={event.session}"
+    end = (_SMTPD, f"disconnect from {named(event.client)} {text}")
+    return [(_SMTPD, _lost(event)), end] if event.after else [end]
 
 
 def _reject(event: Refused) -> str:
@@ -173,20 +189,20 @@ def _subject(event: Refused) -> str:
             return stage
 
 
-def _transaction(event: TransactionEnded) -> list[Line]:
+def _transaction_ended(event: TransactionEnded) -> list[Line]:
     id_, reply, phases = event.transaction, event.reply, event.phases
     client, server = named(event.client), relay(event.server, event.address)
+    sender, recipients = bracketed(event.sender), [bracketed(to) for to in event.recipients]
     status, digit = _status(event)
-    enhanced = reply.enhanced
+    enhanced, said = reply.enhanced, reply_text(reply)
     dsn = enhanced if enhanced.startswith(digit) else f"{digit}.0.0"
     # Postfix: before the queue manager, in it, connection set-up, transmission.
     total, before, setup = sum(phases.values()), phases.get("lookup", 0), phases.get("connect", 0)
     delays = f"{before:.3f}/0/{setup:.3f}/{max(total - before - setup, 0):.3f}"
     outcome = (
         f"relay={server}, delay={total:.3f}, delays={delays}, dsn={dsn},"
-        f" status={status} ({reply.code} {shown(reply_text(reply))})"
+        f" status={status} ({reply.code} {shown(said)})"
     )
-    sender = f"from={bracketed(event.sender)}, size={event.size}, nrcpt={len(event.recipients)}"
     warnings = []
     if event.in_doubt:
         warnings.append(f"in doubt: {server} may have the message: no answer that counts came")
@@ -194,12 +210,41 @@ def _transaction(event: TransactionEnded) -> list[Line]:
         warnings.append("likely duplicate: it came before, and may have been taken then")
     return [
         (_SMTPD, f"{id_}: client={client}"),
-        (_QMGR, f"{id_}: {sender} (queue active)"),
-        *[(_SMTP, f"{id_}: to={bracketed(to)}, {outcome}") for to in event.recipients],
+        (_QMGR, f"{id_}: from={sender}, size={event.size}, nrcpt={len(recipients)} (queue active)"),
+        *[(_SMTP, f"{id_}: to={to}, {outcome}") for to in recipients],
         *[(_SMTPD, f"warning: {id_}: {each}") for each in warnings],
-        (_SMTPD, f"{id_}: summary client={client} {logfmt(transaction(event))}"),
+        (_SMTPD, f"{id_}: summary {_summary(event, client, sender, recipients, server, said)}"),
         (_QMGR, f"{id_}: removed"),
     ]
+
+
+def _summary(
+    event: TransactionEnded,
+    client: str,
+    sender: str,
+    recipients: list[str],
+    server: str,
+    said: str,
+) -> str:
+    """`key=value` words: what `fields` has, under the same names; addresses in angle brackets."""
+    login = f" login={_word(clipped(event.client.login))}" if event.client.login else ""
+    phases = [f" {phase}_s={rounded(seconds)}" for phase, seconds in event.phases.items()]
+    to = ",".join(recipients[:SUMMARY_RECIPIENTS])
+    if len(recipients) > SUMMARY_RECIPIENTS:
+        to += ",..."
+    return (
+        f"client={client} helo={_word(clipped(event.client.helo))}{login}"
+        f" client_tls={_word(tls(event.client_tls))} from={quoted(sender)} to={quoted(to)}"
+        f" nrcpt={len(recipients)} upstream={_word(server)}"
+        f" upstream_tls={_word(tls(event.upstream_tls))}"
+        f" reply={quoted(f'{event.reply.code} {said}')} bytes={event.size}"
+        f"{''.join(phases)}{''.join(map(_remark, remarks(event).items()))}"
+    )
+
+
+def _remark(found: tuple[str, Value]) -> str:
+    name, value = found
+    return f" {name}={quoted(value) if isinstance(value, str) else 'true'}"
 
 
 def _status(event: TransactionEnded) -> tuple[str, str]:
@@ -219,3 +264,16 @@ def _lost(event: Disconnected) -> str:
     if what not in ("lost connection", "timeout"):
         what, why = "lost connection", event.reason
     return f"{what} after {after} from {client} {session}" + (f": {shown(why)}" if why else "")
+
+
+_LINES: dict[type[Event], Callable[[Any], list[Line]]] = {
+    Connected: _connected,
+    NotIntroduced: _not_introduced,
+    Introduced: _introduced,
+    TlsStarted: _tls_started,
+    Refused: _refused,
+    UpstreamFailed: _upstream_failed,
+    ShadowAnswered: _shadow_answered,
+    TransactionEnded: _transaction_ended,
+    Disconnected: _disconnected,
+}
