@@ -87,6 +87,8 @@ from smtpproxy.tap import Said, Tap
 from smtpproxy.upstream import Caller
 from smtpproxy.values import value
 
+_CONTENT, _ENDED = State.CONTENT, State.ENDED  # see `smtp.client`
+_NOTHING_ACCEPTED = frozenset({State.NEW, State.GREETED, State.READY, State.SENDER})
 TURN = 50  # commands after which the other sessions have their turn
 
 
@@ -267,7 +269,7 @@ class Session:
         core = self.core
         said = 0
         self._voice.say(self._voice.greeting())
-        while core.state is not State.ENDED:
+        while core.state is not _ENDED:
             said += 1
             if said % TURN == 0:  # the others have waited while this one had much to say
                 self._stream.hold()
@@ -289,7 +291,7 @@ class Session:
             self._voice.say(reply)
             if reply is TLS_READY:
                 await self._start_tls()
-            elif self._tally.excess and core.state not in (State.CONTENT, State.ENDED):
+            elif self._tally.excess and core.state not in (_CONTENT, _ENDED):
                 raise TooMany(self._tally.excess)
             if self._stream.choked:
                 await self._stream.drain(self._profile.command_time)
@@ -529,7 +531,7 @@ class Session:
     @property
     def _nothing_accepted(self) -> bool:
         """Nobody has taken on a recipient of the transaction under way, if there is one."""
-        return self.core.state in (State.NEW, State.GREETED, State.READY, State.SENDER)
+        return self.core.state in _NOTHING_ACCEPTED
 
     def _refused(
         self,

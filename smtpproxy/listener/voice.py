@@ -12,6 +12,7 @@ from smtpproxy.smtp.states import State
 from smtpproxy.stream import Stream
 from smtpproxy.tap import Said, Tap, lines_of
 
+_ENDED = State.ENDED  # see `smtp.client`
 BYE = Reply.of(221, "2.0.0", "Bye")
 
 
@@ -32,7 +33,7 @@ class Voice:
 
     def say(self, reply: Reply) -> None:
         """The reply to what the client said last; nothing where the session has ended."""
-        if self._core.state is not State.ENDED:
+        if self._core.state is not _ENDED:
             self._write(self._core.reply(reply))
 
     def say_interim(self, reply: Reply) -> None:

@@ -78,7 +78,10 @@ Event = Command | Introduction | Refusal | Content | EndOfChunk | EndOfContent
 # Commands looked at ahead: each is looked at again for every one before it.
 MOST_AHEAD = 100
 
-_DATA = Plain(Verb.DATA)
+_NEW, _GREETED, _READY, _SENDER = State.NEW, State.GREETED, State.READY, State.SENDER
+_CONTENT, _CHUNKS, _ENDED = State.CONTENT, State.CHUNKS, State.ENDED  # see `smtp.client`
+_RCPT, _DATA, _BDAT, _STARTTLS = Verb.RCPT, Verb.DATA, Verb.BDAT, Verb.STARTTLS
+_PLAIN_DATA = Plain(Verb.DATA)
 _HELLOS = frozenset({Verb.EHLO, Verb.HELO})
 _LMTP_HELLOS = frozenset({Verb.LHLO})
 _WRONG_HELLO = Reply.of(500, "5.5.1", "This is an SMTP server; send EHLO")
@@ -110,7 +113,7 @@ class ServerConnection:
     """
 
     def __init__(self, lmtp: bool = False) -> None:
-        self.state = State.NEW
+        self.state = _NEW
         self.chunking = False
         self.max_line = MAX_COMMAND_LINE
         self.trust: Mapping[Verb, bool] = {}
@@ -126,7 +129,7 @@ class ServerConnection:
         self._last_chunk = True
         self._skipper: ChunkSkipper | None = None
         self._unanswered: Verb | None = None
-        self._following = State.NEW  # the state that it leads to once it is taken
+        self._following = _NEW  # the state that it leads to once it is taken
         self._pending: Event | None = None  # given out next, once a chunk before it is skipped
 
     def receive(self, data: bytes) -> None:
@@ -146,11 +149,11 @@ class ServerConnection:
     @property
     def inside_content(self) -> bool:
         """What comes next is content, be it of a chunk that is refused."""
-        return self.state is State.CONTENT or self._skipper is not None
+        return self.state is _CONTENT or self._skipper is not None
 
     def next_event(self) -> Event | None:
         """The next thing the client said; None when more bytes, or first an answer, are needed."""
-        if self.state is State.ENDED:
+        if self.state is _ENDED:
             return None
         if self._reader is not None:
             return self._next_content(self._reader)
@@ -186,7 +189,7 @@ class ServerConnection:
         accepted.  Before the answer to any other command there are none: what follows may yet be
         content.
         """
-        if self._unanswered is not Verb.RCPT:
+        if self._unanswered is not _RCPT:
             return []
         place = self._start + sum(octets for octets, _ in self._ahead)
         while len(self._ahead) < MOST_AHEAD and (
@@ -199,7 +202,7 @@ class ServerConnection:
                 command = parse_command(self._buffer[place:end])
             except BadCommand:
                 break
-            if not (isinstance(command, Rcpt) or command == _DATA):
+            if not (isinstance(command, Rcpt) or command == _PLAIN_DATA):
                 break
             self._ahead.append((end + 2 - place, command))
             place = end + 2
@@ -213,24 +216,24 @@ class ServerConnection:
         A chunk that is refused ends the transaction (RFC 3030 section 2).
         """
         verb, self._unanswered = self._unanswered, None
-        if self.state is State.NEW:
-            self.state = State.GREETED if reply.success else State.ENDED
+        if self.state is _NEW:
+            self.state = _GREETED if reply.success else _ENDED
         elif reply.code == 421:
-            self.state = State.ENDED
-        elif self.state is State.CONTENT:
+            self.state = _ENDED
+        elif self.state is _CONTENT:
             self._check_content_ended()
             more = reply.success and not self._last_chunk
-            self.state = State.CHUNKS if more else State.READY
-        elif verb is Verb.DATA:
+            self.state = _CHUNKS if more else _READY
+        elif verb is _DATA:
             if reply.code == 354:
-                self.state = State.CONTENT
+                self.state = _CONTENT
                 self._reader = DataReader()
                 self._last_chunk = True
         elif verb is not None and reply.success:
             self.state = self._following
-            if verb is Verb.STARTTLS:
+            if verb is _STARTTLS:
                 self._take()
-        if self.state is not State.CHUNKS:
+        if self.state is not _CHUNKS:
             self._chunks = None
         return reply.encode()
 
@@ -240,7 +243,7 @@ class ServerConnection:
         return reply.encode()
 
     def _check_content_ended(self) -> None:
-        if self.state is not State.CONTENT or self._reader is not None or self._pending is not None:
+        if self.state is not _CONTENT or self._reader is not None or self._pending is not None:
             raise LocalProtocolError("a reply before the end of data")
 
     def _next_command(self) -> Command | Introduction | Refusal | None:
@@ -264,9 +267,9 @@ class ServerConnection:
             return _WRONG_LMTP_HELLO
         if not self._lmtp and verb in _LMTP_HELLOS:
             return _WRONG_HELLO
-        if verb is Verb.BDAT and not self.chunking:
+        if verb is _BDAT and not self.chunking:
             return _NO_CHUNKING
-        if self._lmtp and verb in (Verb.DATA, Verb.BDAT) and self.state is State.SENDER:
+        if self._lmtp and verb in (_DATA, _BDAT) and self.state is _SENDER:
             return _NO_LMTP_RECIPIENTS
         if isinstance(command, Introduction):
             return self._answer_introduction(command)
@@ -290,7 +293,7 @@ class ServerConnection:
         self._chunks.begin(command.size, command.last)
         self._reader = self._chunks
         self._last_chunk = command.last
-        self.state = State.CONTENT
+        self.state = _CONTENT
 
     def _next_line(self) -> bytes | Refusal | None:
         """The next command line without its CRLF.
