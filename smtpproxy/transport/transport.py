@@ -300,6 +300,10 @@ class Transport:
         if IHalfCloseableProtocol.providedBy(self._protocol):
             self._protocol.readConnectionLost()
         else:
+            if self._secured is not None:
+                # A TLS session that was left without a word is never resumed by OpenSSL.
+                with suppress(BlockingIOError, Lost):
+                    self._secured.finish()
             self._close(connectionDone)
 
     def _flush(self) -> None:
