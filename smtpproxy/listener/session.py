@@ -70,6 +70,7 @@ from smtpproxy.smtp.commands import (
 from smtpproxy.smtp.extensions import Extensions
 from smtpproxy.smtp.keywords import octets_added
 from smtpproxy.smtp.parameters import check_mail, check_rcpt
+from smtpproxy.smtp.paths import Path
 from smtpproxy.smtp.replies import Reply
 from smtpproxy.smtp.server import (
     Content,
@@ -321,7 +322,7 @@ class Session:
                 return await self._hello(event)
             case Mail():
                 reply = self._mail(event)
-                return self._refused("MAIL", Verdict(reply, Side.PROXY), str(event.sender))
+                return self._refused("MAIL", Verdict(reply, Side.PROXY), event.sender)
             case Rcpt():
                 return await self._rcpt(event)
             case Plain(Verb.DATA):
@@ -380,8 +381,7 @@ class Session:
             verdict = Verdict(refusal, Side.PROXY)
         else:
             verdict = await self._offer(rcpt, transaction)
-        sender = str(transaction.mail.sender)
-        return self._refused("RCPT", verdict, sender, str(rcpt.recipient))
+        return self._refused("RCPT", verdict, transaction.mail.sender, rcpt.recipient)
 
     async def _offer(self, rcpt: Rcpt, transaction: Transaction) -> Verdict:
         """Have the transaction take a recipient, unless too many sessions wait for that."""
@@ -537,8 +537,8 @@ class Session:
         self,
         stage: str,
         verdict: Verdict,
-        sender: str | None = None,
-        recipient: str | None = None,
+        sender: Path | None = None,
+        recipient: Path | None = None,
     ) -> Reply:
         """The reply, which is told of where it refuses a command."""
         if not verdict.reply.positive:
@@ -548,8 +548,8 @@ class Session:
                 stage,
                 verdict.reply,
                 verdict.by,
-                sender,
-                recipient,
+                None if sender is None else str(sender),
+                None if recipient is None else str(recipient),
                 verdict.error,
                 *verdict.place,
             )

@@ -13,6 +13,7 @@ EXCESS = {"errors": TOO_MANY_ERRORS, "commands": TOO_MANY_COMMANDS}
 MANY_MESSAGES = Reply.of(421, "4.7.0", "Too many messages in one session; connect again")
 MANY_RECIPIENTS = Reply.of(421, "4.7.0", "Too many recipients in one session; connect again")
 
+_WORDS = {verb: verb.value for verb in Verb}  # an enum takes long to say its members' values
 _JUNK = frozenset({Verb.NOOP, Verb.RSET, Verb.HELP, Verb.VRFY, Verb.EXPN})
 _JUNK |= {Verb.EHLO, Verb.HELO, Verb.LHLO, Verb.XCLIENT, Verb.XFORWARD}
 
@@ -62,7 +63,7 @@ class Tally:
             self._begin(event.verb or "UNKNOWN", False)
             self._count_error()
             return
-        self._begin(event.verb.value, reply.positive)
+        self._begin(_WORDS[event.verb], reply.positive)
         # Unknown recipients, as bad commands: what people look for who guess addresses.
         if isinstance(event, Rcpt) and reply.permanent:
             self._count_error()
@@ -71,13 +72,13 @@ class Tally:
 
     def chunk(self, bdat: Bdat) -> None:
         """A chunk begins; it is answered at its end."""
-        self._begin(bdat.verb.value, False)
+        self._begin("BDAT", False)
         if not bdat.size:
             self._count_junk()
 
     def content(self, reply: Reply) -> None:
         """The end of a message, or of a chunk, was answered."""
-        if self.last == Verb.BDAT.value:
+        if self.last == "BDAT":
             taken, said = self._counts[self.last]
             self._counts[self.last] = taken + reply.success, said
 
