@@ -48,6 +48,9 @@ class _Awaited(Enum):
     END = auto()
 
 
+_DATA, _ROOM, _HANDSHAKE, _END = _Awaited  # see `smtp.client`
+
+
 def _nothing(*_: object) -> None:
     """Nobody wants to be told."""
 
@@ -103,7 +106,7 @@ class Stream(Protocol):
             if self._reading_paused:
                 self._go_on_reading()
             # As `wait` does it: most of what there is to wait for is waited for here.
-            self._waiter.begin(seconds, _Awaited.DATA)
+            self._waiter.begin(seconds, _DATA)
             try:
                 yield
             finally:
@@ -134,7 +137,7 @@ class Stream(Protocol):
 
     def interrupt(self, reason: Exception) -> None:
         """Have who waits in `receive`, if anyone does, get `reason`."""
-        self._waiter.fire(_Awaited.DATA, reason)
+        self._waiter.fire(_DATA, reason)
 
     def write(self, data: bytes) -> None:
         """Send `data`, without waiting; after the end it is dropped."""
@@ -149,7 +152,7 @@ class Stream(Protocol):
         if self.lost:
             raise self._end()
         if self._writing_paused:
-            await self._waiter.wait(seconds, _Awaited.ROOM)
+            await self._waiter.wait(seconds, _ROOM)
 
     async def start_tls(self, creator: object, seconds: float) -> TlsConnection:
         """Have the TLS handshake done; `creator` makes the connection object, client's or server's.
@@ -165,7 +168,7 @@ class Stream(Protocol):
             raise self._end()
         if self._reading_paused:
             self._go_on_reading()
-        await self._waiter.wait(seconds, _Awaited.HANDSHAKE)
+        await self._waiter.wait(seconds, _HANDSHAKE)
         connection: TlsConnection = self.transport.getHandle()
         return connection
 
@@ -211,7 +214,7 @@ class Stream(Protocol):
     async def gone(self, seconds: float) -> None:
         """Wait until the connection is closed for good; raises `TimedOut`."""
         if not self.lost:
-            await self._waiter.wait(seconds, _Awaited.END)
+            await self._waiter.wait(seconds, _END)
 
     # What Twisted calls.
 
@@ -225,7 +228,7 @@ class Stream(Protocol):
         if self._closing:
             return
         self._received = self._received + data if self._received else data
-        self._waiter.fire(_Awaited.DATA)
+        self._waiter.fire(_DATA)
         if len(self._received) >= HIGH_WATER:  # which nobody waited for
             self.hold()
 
@@ -235,21 +238,21 @@ class Stream(Protocol):
             self._closing.cancel()
             self._closing = None
         end = self._end()
-        for awaited in (_Awaited.DATA, _Awaited.ROOM, _Awaited.HANDSHAKE):
+        for awaited in (_DATA, _ROOM, _HANDSHAKE):
             self._waiter.fire(awaited, end)
-        self._waiter.fire(_Awaited.END)
+        self._waiter.fire(_END)
         on_lost, self.on_lost = self.on_lost, _nothing  # it may hold us
         on_lost()
 
     def handshakeCompleted(self) -> None:
-        self._waiter.fire(_Awaited.HANDSHAKE)
+        self._waiter.fire(_HANDSHAKE)
 
     def pauseProducing(self) -> None:
         self._writing_paused = True
 
     def resumeProducing(self) -> None:
         self._writing_paused = False
-        self._waiter.fire(_Awaited.ROOM)
+        self._waiter.fire(_ROOM)
 
     def stopProducing(self) -> None:
         pass  # connectionLost follows
@@ -261,7 +264,7 @@ class ClientStream(Stream):
 
     def readConnectionLost(self) -> None:
         self._input_ended = True
-        self._waiter.fire(_Awaited.DATA, Disconnected("the peer sends no more"))
+        self._waiter.fire(_DATA, Disconnected("the peer sends no more"))
 
     def writeConnectionLost(self) -> None:
         pass  # we never close one half

@@ -11,6 +11,7 @@ from smtpproxy.smtp.states import State
 from smtpproxy.upstream import Broken, Caller, Connection, Pool
 from smtpproxy.upstream.connector import Failed
 
+_READY = State.READY  # see `smtp.client`
 MOST_CONNECTIONS = 20
 
 
@@ -38,7 +39,7 @@ class Outlet:
         if self._connections:
             self._drop_useless()
             kept = self._connections.get(upstream)
-        if kept is not None and (kept.state is not State.READY or kept.used_up):
+        if kept is not None and (kept.state is not _READY or kept.used_up):
             self.leave([upstream])
             kept = None
         if kept is None:
@@ -113,7 +114,7 @@ class Outlet:
     def _make_room(self) -> None:
         """Part from the upstream that was in use longest ago, where there are many."""
         if len(self._connections) >= MOST_CONNECTIONS:
-            idle = [each for each, it in self._connections.items() if it.state is State.READY]
+            idle = [each for each, it in self._connections.items() if it.state is _READY]
             self.leave(idle[:1])
 
     def _drop_useless(self) -> None:

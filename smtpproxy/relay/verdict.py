@@ -10,6 +10,8 @@ from smtpproxy.smtp.replies import Reply
 from smtpproxy.upstream import BROKEN_REPLY, Broken, ChunkRefused, Connection, EarlyReply, InDoubt
 from smtpproxy.values import value
 
+_NOBODY, _UPSTREAM = Side.NONE, Side.UPSTREAM  # see `smtp.client`
+
 
 @value
 class Verdict:
@@ -30,7 +32,7 @@ class Verdict:
     @classmethod
     def of_upstream(cls, reply: Reply, connection: Connection | None = None) -> Verdict:
         """The upstream's own words, unchanged."""
-        by = Side.NONE if reply.positive else Side.UPSTREAM
+        by = _NOBODY if reply.positive else _UPSTREAM
         return cls(reply, by, theirs=True, whose=connection)
 
     @classmethod
@@ -45,12 +47,12 @@ class Verdict:
         if isinstance(error, EarlyReply) and error.reply.permanent:
             return cls.of_upstream(error.reply, connection)
         in_doubt = isinstance(error, InDoubt)
-        return cls(BROKEN_REPLY, Side.UPSTREAM, str(error), in_doubt, whose=connection)
+        return cls(BROKEN_REPLY, _UPSTREAM, str(error), in_doubt, whose=connection)
 
     @property
     def place(self) -> tuple[str, str]:
         """Server and address of the upstream whose word it is, "" for each where it is nobody's."""
-        if self.by is not Side.UPSTREAM or self.whose is None:
+        if self.by is not _UPSTREAM or self.whose is None:
             return "", ""
         if isinstance(self.whose, Upstream):
             return str(self.whose), ""

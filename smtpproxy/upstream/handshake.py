@@ -31,7 +31,8 @@ from smtpproxy.upstream.errors import (
 from smtpproxy.upstream.resumable import Resumable
 from smtpproxy.values import value
 
-_AUTO = Identity.AUTO  # see `smtp.client`
+_AUTO, _UNENCRYPTED = Identity.AUTO, Tls.NONE  # see `smtp.client`
+_PROXY = (Identity.PROXY1, Identity.PROXY2)
 
 
 @value
@@ -86,7 +87,7 @@ async def announce(connection: Connection, caller: Caller, manners: Manners) -> 
     Gives the manners to go on with: behind the header, it is the client that says EHLO.
     """
     identity = connection.upstream.identity
-    if identity not in (Identity.PROXY1, Identity.PROXY2):
+    if identity not in _PROXY:
         return manners
     peer = caller.peer
     ends = (peer.address, peer.port), (peer.local_address, peer.local_port)
@@ -139,7 +140,7 @@ async def secure(connection: Connection, manners: Manners, resume: bool = True) 
     """
     wanted = connection.upstream.tls
     # What goes through a Unix socket stays on this host, and no certificate is for a path.
-    if wanted is Tls.NONE or (connection.server.path and not wanted.required):
+    if wanted is _UNENCRYPTED or (connection.server.path and not wanted.required):
         return
     if "STARTTLS" not in connection.extensions:
         if wanted.required:

@@ -24,6 +24,8 @@ from smtpproxy.upstream.slots import Slots
 from smtpproxy.upstream.standing import Standing, Standings
 from smtpproxy.values import value
 
+_READY = State.READY  # see `smtp.client`
+_PROXY = (Identity.PROXY1, Identity.PROXY2)
 MOST = 500  # connections kept, of all upstreams
 REST = 30.0  # seconds without making any ahead, after one that was no use
 PREPARE_TIME = 30.0  # seconds to make a connection that nobody waits for
@@ -102,7 +104,7 @@ class Pool:
         if (
             self._stopped
             or not connection.idle
-            or connection.state is not State.READY
+            or connection.state is not _READY
             or connection.transactions >= limits.uses
             or connection.used_up
             or not connection.first_choice
@@ -180,7 +182,7 @@ class Pool:
             if self._standing(connection) is Standing.MAINTENANCE:
                 connection.retired = True
                 # Between two transactions: to its session, as if the server had closed it.
-                if connection.idle and connection.state is State.READY and connection.transactions:
+                if connection.idle and connection.state is _READY and connection.transactions:
                     connection.abort()
 
     def _standing(self, connection: Connection) -> Standing:
@@ -236,7 +238,7 @@ class Pool:
         now = self._deadlines.seconds()
         if self._stopped or not ready or self._resting.get(upstream, now) > now:
             return
-        if upstream.identity in (Identity.PROXY1, Identity.PROXY2):
+        if upstream.identity in _PROXY:
             return
         there = sum(each.told is None for each in self._idle.get(upstream, ()))
         coming = sum(each == upstream for each in self._preparing.values())
