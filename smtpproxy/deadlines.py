@@ -213,7 +213,8 @@ class Deadlines:
             over = [each for each in self._waits if each.due <= now]
             self._earliest = inf  # those that a callback adds lower it again
             for deadline in sorted(over, key=lambda each: each.due):
-                if deadline not in self._waits:  # cancelled by one of the callbacks before
+                # One of the callbacks before has cancelled it, or begun another wait with it.
+                if deadline not in self._waits or deadline.due > now:
                     continue
                 self.forget(deadline)
                 try:

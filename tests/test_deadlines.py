@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
-from smtpproxy.deadlines import Deadlines, TimedOut
+from smtpproxy.deadlines import Deadlines, TimedOut, Waiter
 from smtpproxy.tasks import start
 
 RESOLUTION = 0.25
@@ -272,6 +272,23 @@ def test_limit_waits_for_the_cancelled_work_to_clean_up(story):
     assert results == []
     closed.callback(None)
     assert isinstance(results[0], TimedOut)
+
+
+def test_a_wait_that_begins_as_the_one_before_is_over_has_all_of_its_time(story):
+    waiter = Waiter(story.deadlines)
+
+    async def waits():
+        with pytest.raises(TimedOut):
+            await story.deadlines.limit(waiter.wait(10), 10)
+        await waiter.wait(20)
+
+    task = start(waits())
+    results: list[object] = []
+    task.addBoth(results.append)
+    story.pass_time(29)
+    assert results == []
+    story.pass_time(2)
+    assert [type(result.value) for result in results] == [TimedOut]
 
 
 def test_limit_hands_over_a_value_that_comes_in_spite_of_the_deadline(story):
