@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from OpenSSL import SSL
 
 from smtpproxy.events import Refused, Side, TransactionEnded, UpstreamFailed
 from smtpproxy.routing import Identity, Server, Tls, Upstream
@@ -357,6 +358,27 @@ def test_a_certificate_that_does_not_verify_is_an_answer() -> None:
             {RESET}
         """)
     assert not world.health
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_tls_handshake_that_stalls_is_no_address_that_is_down(known) -> None:
+    """Least of all where it was to resume a session: another one follows at once."""
+    world = started(upstream("a.test", tls=Tls.MAY))
+    if known:
+        world.connector._manners.resumable.keep((A, "192.0.2.1", Tls.MAY), SSL.Session(), 0.0)
+    world.play(f"""
+        {FIRST_RCPT}
+        U1: 220 one
+        P1: EHLO mx.example.net
+        U1: 250-one
+        U1: 250 STARTTLS
+        P1: STARTTLS
+        U1: 220 go
+        wait 31s
+        U2: 220 one
+        P2: EHLO mx.example.net
+    """)
+    assert not world.health and world.notes == []
 
 
 def test_the_loop_to_ourselves_is_for_now_where_another_is_down() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import coroutine
 from typing import Any
 
 import pytest
 from OpenSSL import SSL
+from twisted.internet.defer import CancelledError
 
 from smtpproxy import tls
 from smtpproxy.routing import Server, Tls, Upstream
@@ -160,3 +162,26 @@ def test_of_more_servers_than_that_the_oldest_session_goes(session) -> None:
     resumable.keep(parties[-1], session, 2.0)
     kept = [resumable.find(party, 3.0) is not None for party in parties]
     assert kept == [True, False] + [True] * (MOST - 1)
+
+
+class StallingConnection(FakeConnection):
+    """Nothing comes of a handshake."""
+
+    async def start_tls(self, creator: tls.ClientTls, seconds: float) -> SSL.Connection:
+        await stall()
+        raise AssertionError
+
+
+@coroutine
+def stall() -> Iterator[None]:
+    yield
+
+
+def test_a_session_over_which_the_time_for_all_ran_out_is_not_offered_again(world) -> None:
+    assert [world.connects(), world.connects()] == [False, True]
+    connection = StallingConnection(world.context, Tls.VERIFY, 0.0)
+    handshake = secure(connection, world.manners)  # type: ignore[arg-type]
+    handshake.send(None)
+    with pytest.raises(CancelledError):
+        handshake.throw(CancelledError())
+    assert not world.connects()

@@ -242,9 +242,9 @@ class Connector:
         silent = took >= SILENT or (took >= SLOW and now >= attempt.fair)
         if isinstance(error, Unreachable | GreetingRefused):
             reason = str(error)
-        elif silent and not isinstance(error, TlsFailed):
+        elif silent and not isinstance(error, TlsFailed | NotResumed):
             reason = str(error) or f"no answer in {took:.0f} s"
-        elif isinstance(error, NotVerified | NotEncrypted | TlsFailed):  # it answers
+        elif isinstance(error, NotVerified | NotEncrypted | TlsFailed | NotResumed):  # it answers
             self._health.well(server, address)
             return
         else:

@@ -159,9 +159,12 @@ async def secure(connection: Connection, manners: Manners, resume: bool = True) 
     creator = tls.ClientTls(manners.tls_context, host, known)
     try:
         secured = await connection.start_tls(creator, manners.connect_time)
-    except Broken as error:
-        if known is not None:
+    except BaseException as error:
+        if known is not None:  # also where the time for all of it is over before the handshake's
             manners.resumable.refuse(party, connection.seconds())
+        if not isinstance(error, Broken):
+            raise
+        if known is not None:
             raise NotResumed(str(error)) from error
         raise _without_tls(wanted)(str(error)) from error
     flaw = tls.verify(secured, host)
