@@ -59,6 +59,14 @@ class Identity(Enum):
     RECEIVED = "received"  # a Received: line in front of the message
     NONE = "none"
 
+    @property
+    def prefaced(self) -> bool:
+        """Told by a header in front of all SMTP: the connection is its client's from the first."""
+        return self in _PREFACED
+
+
+_PREFACED = (Identity.PROXY1, Identity.PROXY2)
+
 
 @value
 class Server:

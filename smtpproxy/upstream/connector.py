@@ -9,7 +9,7 @@ from typing import Protocol
 
 from smtpproxy.deadlines import Deadlines, TimedOut
 from smtpproxy.mail import Client, Peer
-from smtpproxy.routing import Identity, Server, Upstream
+from smtpproxy.routing import Server, Upstream
 from smtpproxy.smtp.extensions import Extensions
 from smtpproxy.stream import Disconnected, NoRoom, Stream
 from smtpproxy.upstream.connection import Connection
@@ -38,8 +38,6 @@ from smtpproxy.upstream.handshake import (
 from smtpproxy.upstream.health import SLOW, Health, Trouble
 from smtpproxy.upstream.standing import Standing, Standings
 from smtpproxy.values import value
-
-_PROXY = (Identity.PROXY1, Identity.PROXY2)
 
 SILENT = 20.0  # seconds: who says nothing for so long is down, even if nobody waits any longer
 
@@ -250,7 +248,7 @@ class Connector:
         else:
             return
         # Behind a PROXY header it may be the client that it does not want.
-        sure = not (connected and attempt.caller and attempt.upstream.identity in _PROXY)
+        sure = not (connected and attempt.caller and attempt.upstream.identity.prefaced)
         self._health.failed(attempt.upstream, server, address, reason, took, sure)
 
     @property

@@ -32,7 +32,6 @@ from smtpproxy.upstream.resumable import Resumable
 from smtpproxy.values import value
 
 _AUTO, _UNENCRYPTED = Identity.AUTO, Tls.NONE  # see `smtp.client`
-_PROXY = (Identity.PROXY1, Identity.PROXY2)
 
 
 @value
@@ -87,7 +86,7 @@ async def announce(connection: Connection, caller: Caller, manners: Manners) -> 
     Gives the manners to go on with: behind the header, it is the client that says EHLO.
     """
     identity = connection.upstream.identity
-    if identity not in _PROXY:
+    if not identity.prefaced:
         return manners
     peer = caller.peer
     ends = (peer.address, peer.port), (peer.local_address, peer.local_port)

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from smtpproxy.deadlines import Deadline, Deadlines, TimedOut
 from smtpproxy.mail import Client
-from smtpproxy.routing import Identity, Upstream
+from smtpproxy.routing import Upstream
 from smtpproxy.smtp.states import State
 from smtpproxy.tasks import start
 from smtpproxy.upstream.connection import Connection
@@ -25,7 +25,6 @@ from smtpproxy.upstream.standing import Standing, Standings
 from smtpproxy.values import value
 
 _READY = State.READY  # see `smtp.client`
-_PROXY = (Identity.PROXY1, Identity.PROXY2)
 MOST = 500  # connections kept, of all upstreams
 REST = 30.0  # seconds without making any ahead, after one that was no use
 PREPARE_TIME = 30.0  # seconds to make a connection that nobody waits for
@@ -238,7 +237,7 @@ class Pool:
         now = self._deadlines.seconds()
         if self._stopped or not ready or self._resting.get(upstream, now) > now:
             return
-        if upstream.identity in _PROXY:
+        if upstream.identity.prefaced:
             return
         there = sum(each.told is None for each in self._idle.get(upstream, ()))
         coming = sum(each == upstream for each in self._preparing.values())
