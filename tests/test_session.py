@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import pytest
 
 from smtpproxy.events import Disconnected, Side, TransactionEnded
@@ -394,10 +392,6 @@ def test_a_browser_is_sent_away_at_once() -> None:
     """)
 
 
-def are_there(kind: type) -> bool:
-    return any(isinstance(each, kind) for each in gc.get_objects())
-
-
 PART = b"a part of a line, "
 DATA_ACCEPTED = ONE_BOUND + "C: DATA\nP1: DATA\nU1: 354 go\nS: 354 go\n"
 
@@ -405,13 +399,15 @@ DATA_ACCEPTED = ONE_BOUND + "C: DATA\nP1: DATA\nU1: 354 go\nS: 354 go\n"
 def test_content_is_let_go_once_the_upstream_has_it() -> None:
     world = started().play(DATA_ACCEPTED)
     upstream = world.upstream(1)
-    world.client.deliver(PART)
-    assert upstream.said == PART and not are_there(Content)
-    upstream.stalled = True
-    world.client.deliver(PART)
-    assert world.client.paused
-    upstream.drained()
-    assert upstream.said == PART * 2 and not are_there(Content) and not world.client.paused
+    with counted(Content) as left:
+        world.client.deliver(PART)
+    assert upstream.said == PART and left == {}
+    with counted(Content) as left:
+        upstream.stalled = True
+        world.client.deliver(PART)
+        assert world.client.paused
+        upstream.drained()
+    assert upstream.said == PART * 2 and left == {} and not world.client.paused
 
 
 def test_nothing_is_read_from_a_client_while_the_others_have_their_turn() -> None:
