@@ -271,7 +271,7 @@ class Transport:
                 self._lose(_error_of(self._socket))
             elif not self._held_up:
                 self._watch(self._events & ~EPOLLIN)
-        if (events & EPOLLOUT or (self._unsent and self._held_up)) and self._open:
+        if (events & EPOLLOUT or self._held_up) and self._open:
             self._flush()
             if self._secured and self._reading and not self._paused:
                 self._read()  # which may have waited for room to go on
